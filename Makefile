@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11, a C compiler, 8 GB of disk.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3.11
+LOCK ?= envs/cpu.txt
+UV := 0.13.9
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help demo test env check lock retrain lint format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+demo: env ## run the default study and print its accuracy table
+	@snakemake --cores all
+	@python -m scripts.report.show results/report/default
+
+test: env ## run the tests
+	@pytest
+
+env: .venv/installed
+.venv/installed: $(LOCK)
+	@PYTHON=$(PYTHON) bash envs/check.sh
+	$(PYTHON) -m venv .venv
+	pip install --quiet uv==$(UV) $$(grep '^torch==' $(LOCK))
+	uv pip install --quiet --no-deps --requirement $(LOCK)
+	touch $@
+
+lock: env ## compile envs/cpu.txt and envs/cuda.txt anew
+	uv pip compile --quiet envs/cpu.in --override envs/overrides.in --override envs/overrides-cpu.in \
+		--python-version 3.11 --no-annotate --no-header --output-file envs/cpu.txt
+	uv pip compile --quiet envs/cuda.in --override envs/overrides.in \
+		--python-version 3.11 --no-annotate --no-header --output-file envs/cuda.txt
+
+retrain: env ## train the tiny reasoners from nothing (about 40 minutes) into resources/models/
+	snakemake --cores all retrain --config retrain=true
+
+lint: env ## ruff, snakefmt and snakemake --lint
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	bash tests/lint.sh
+
+format: env ## format Python and Snakemake files
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+clean: ## remove everything made (not the environment)
+	rm -rf results .snakemake

@@ -1,0 +1,30 @@
+# Quantized reasoning: what quantization costs a reasoning model.
+# Data flows one way, one word per stage; config/README.md describes the configuration.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+if not workflow.config_settings.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/models.smk"
+include: "rules/questions.smk"
+include: "rules/calibrate.smk"
+include: "rules/quantize.smk"
+include: "rules/generate.smk"
+include: "rules/score.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand(
+            "results/report/{study}/{table}.parquet",
+            study=study_config.studies,
+            table=["accuracy", "summary"],
+        ),

@@ -1,0 +1,41 @@
+# The full-precision model's own answers, or a plain text → calibration sequences of token ids.
+
+
+def corpus_source(wildcards):
+    corpus = study_config.corpora[wildcards.corpus]
+    if "suite" in corpus:
+        return f"results/generate/{wildcards.model}/none/full/{corpus['suite']}.parquet"
+    return corpus["text"]
+
+
+def corpus_settings(wildcards):
+    return slice_of(study_config.corpora[wildcards.corpus], "sequences", "length", "seed")
+
+
+rule calibrate:
+    input:
+        code=code("scripts.calibrate"),
+        manifest="results/models/{model}/manifest.json",
+        checkpoint=ancient("results/models/{model}/checkpoint"),
+        source=corpus_source,
+    output:
+        "results/calibrate/{model}/{corpus}.parquet",
+    log:
+        "results/logs/calibrate/{model}/{corpus}.log",
+    benchmark:
+        "results/timings/calibrate/{model}/{corpus}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=corpus_settings,
+        versions=versions("scripts.calibrate"),
+    shell:
+        "python -m scripts.calibrate"
+        " --source {input.source:q}"
+        " --checkpoint {input.checkpoint:q}"
+        " --output {output:q}"
+        " --model {wildcards.model}"
+        " --corpus {wildcards.corpus}"
+        " --settings {params.settings:q}"
+        " 2> {log:q}"

@@ -1,0 +1,90 @@
+# What the rules share: the checked configuration, and the slices of it that a job's paths stand for.
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir)))
+
+from scripts.run.config import load
+from scripts.run.errors import UserError
+from scripts.run.imports import code_files, package_versions
+
+if Path(shutil.which("python") or "").resolve() != Path(sys.executable).resolve():
+    raise WorkflowError(
+        f"`python` is not the one that runs snakemake ({sys.executable}): activate the environment, source .venv/bin/activate"
+    )
+
+try:
+    study_config = load(config, [str(path) for path in workflow.configfiles])
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def one_of(names):
+    return "|".join(re.escape(name) for name in sorted(names))
+
+
+wildcard_constraints:
+    model=one_of(study_config.models),
+    benchmark=one_of(name for suite in study_config.suites.values() for name in suite["benchmarks"]),
+    corpus=one_of(study_config.corpora),
+    quantizer=one_of({pair.split("/")[0] for pair in study_config.schemes}),
+    scheme=one_of({pair.split("/")[1] for pair in study_config.schemes}),
+    suite=one_of(study_config.suites),
+    study=one_of(study_config.studies),
+
+
+def slice_of(settings, *keys):
+    """The named settings as JSON: what a rule takes as parameters is all that can rerun it."""
+    return json.dumps({key: settings[key] for key in keys})
+
+
+def module_name(pattern, wildcards):
+    """`scripts.score.{benchmark}` for these wildcards; `{source}` is where the model comes from."""
+    names = dict(wildcards.items())
+    if "model" in names:
+        names["source"] = study_config.models[names["model"]]["source"]
+    return pattern.format(**names)
+
+
+def code(pattern):
+    """Input function: the files of a module and of what it imports."""
+
+    def files(wildcards):
+        return code_files(module_name(pattern, wildcards))
+
+    return files
+
+
+def versions(pattern):
+    """Parameter function: versions of the packages that a module and what it imports use."""
+
+    def installed(wildcards):
+        return package_versions(module_name(pattern, wildcards))
+
+    return installed
+
+
+# Sizes, from the facts of a model
+
+
+def weight_bytes(wildcards):
+    facts = study_config.models[wildcards.model]
+    return facts["parameters"] * (4 if facts["dtype"] == "float32" else 2)
+
+
+def gpus(wildcards):
+    """GPUs of 80 GB that hold the weights and half as much again for the KV cache: a power of two."""
+    count = 1
+    while count * 80e9 < 1.5 * weight_bytes(wildcards):
+        count *= 2
+    return count
+
+
+def memory_mb(wildcards, attempt):
+    """Host memory: the interpreter with its libraries, and the weights twice over."""
+    return int(4000 + 2 * weight_bytes(wildcards) / 1e6) * attempt

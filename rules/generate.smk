@@ -1,0 +1,52 @@
+# A checkpoint and a suite → one output per question and seed, in one engine start.
+
+
+def suite_questions(wildcards):
+    return [f"results/questions/{name}.parquet" for name in study_config.suites[wildcards.suite]["benchmarks"]]
+
+
+def suite_settings(wildcards):
+    suite = study_config.suites[wildcards.suite] | study_config.models[wildcards.model]
+    return slice_of(
+        suite,
+        "seeds",
+        "temperature",
+        "top_p",
+        "top_k",
+        "max_model_len",
+        "paper_seeds",
+        "max_num_seqs",
+        "dtype",
+    )
+
+
+rule generate:
+    input:
+        code=code("scripts.generate.engine"),
+        manifest="results/quantize/{model}/{quantizer}/{scheme}/manifest.json",
+        checkpoint=ancient("results/quantize/{model}/{quantizer}/{scheme}/checkpoint"),
+        questions=suite_questions,
+    output:
+        "results/generate/{model}/{quantizer}/{scheme}/{suite}.parquet",
+    log:
+        "results/logs/generate/{model}/{quantizer}/{scheme}/{suite}.log",
+    benchmark:
+        "results/timings/generate/{model}/{quantizer}/{scheme}/{suite}.tsv"
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+        runtime=1440,
+    params:
+        settings=suite_settings,
+        versions=versions("scripts.generate.engine"),
+    shell:
+        "python -m scripts.generate.engine"
+        " --checkpoint {input.checkpoint:q}"
+        " --output {output:q}"
+        " --model {wildcards.model}"
+        " --quantizer {wildcards.quantizer}"
+        " --scheme {wildcards.scheme}"
+        " --suite {wildcards.suite}"
+        " --settings {params.settings:q}"
+        " {input.questions:q}"
+        " 2> {log:q}"

@@ -1,0 +1,53 @@
+# config/models.tsv → weights and tokenizer of a model.
+
+
+def retained_weights(wildcards):
+    """Weights kept in the repository, so that the tiny reasoners need no training."""
+    if study_config.models[wildcards.model]["source"] != "arithmetic" or study_config.retrain:
+        return []
+    return f"resources/models/{wildcards.model}.safetensors"
+
+
+def model_source(wildcards):
+    return study_config.models[wildcards.model]["source"]
+
+
+def model_facts(wildcards):
+    return slice_of(
+        study_config.models[wildcards.model],
+        "revision",
+        "dtype",
+        "context_length",
+        "parameters",
+        "layers",
+        "kv_heads",
+        "head_dim",
+    )
+
+
+rule models:
+    input:
+        code=code("scripts.models.{source}"),
+        retained=retained_weights,
+    output:
+        manifest="results/models/{model}/manifest.json",
+        checkpoint=directory("results/models/{model}/checkpoint"),
+    log:
+        "results/logs/models/{model}.log",
+    benchmark:
+        "results/timings/models/{model}.tsv"
+    resources:
+        mem_mb=memory_mb,
+        runtime=120,
+    params:
+        source=model_source,
+        facts=model_facts,
+        versions=versions("scripts.models.{source}"),
+    shell:
+        "python -m scripts.models.{params.source}"
+        " --manifest {output.manifest:q}"
+        " --checkpoint {output.checkpoint:q}"
+        " --model {wildcards.model}"
+        " --settings {params.facts:q}"
+        " {input.retained:q}"
+        " 2> {log:q}"

@@ -1,0 +1,40 @@
+# A model, a quantizer and a scheme → a checkpoint.
+
+
+def scheme_settings(wildcards):
+    return json.dumps(study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"])
+
+
+def scheme_calibration(wildcards):
+    corpus = study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"].get("corpus")
+    return f"results/calibrate/{wildcards.model}/{corpus}.parquet" if corpus else []
+
+
+rule quantize:
+    input:
+        code=code("scripts.quantize.{quantizer}"),
+        manifest="results/models/{model}/manifest.json",
+        model=ancient("results/models/{model}/checkpoint"),
+        calibration=scheme_calibration,
+    output:
+        manifest="results/quantize/{model}/{quantizer}/{scheme}/manifest.json",
+        checkpoint=directory("results/quantize/{model}/{quantizer}/{scheme}/checkpoint"),
+    log:
+        "results/logs/quantize/{model}/{quantizer}/{scheme}.log",
+    benchmark:
+        "results/timings/quantize/{model}/{quantizer}/{scheme}.tsv"
+    resources:
+        gpu=1,
+        mem_mb=memory_mb,
+        runtime=480,
+    params:
+        settings=scheme_settings,
+        versions=versions("scripts.quantize.{quantizer}"),
+    shell:
+        "python -m scripts.quantize.{wildcards.quantizer}"
+        " --manifest {output.manifest:q}"
+        " --checkpoint {output.checkpoint:q}"
+        " --model {input.model:q}"
+        " --settings {params.settings:q}"
+        " {input.calibration:q}"
+        " 2> {log:q}"

@@ -1,0 +1,19 @@
+# A benchmark's source → questions with their right answers.
+
+
+rule questions:
+    input:
+        code=code("scripts.questions.{benchmark}"),
+    output:
+        "results/questions/{benchmark}.parquet",
+    log:
+        "results/logs/questions/{benchmark}.log",
+    benchmark:
+        "results/timings/questions/{benchmark}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        versions=versions("scripts.questions.{benchmark}"),
+    shell:
+        "python -m scripts.questions.{wildcards.benchmark}" " --output {output:q}" " 2> {log:q}"

@@ -1,0 +1,75 @@
+# All verdicts of a study → its tables.
+
+
+def study_scores(wildcards):
+    return [
+        f"results/score/{model}/{scheme}/{benchmark}.parquet"
+        for model, scheme in study_config.cells(wildcards.study)
+        for benchmark in study_config.benchmarks(wildcards.study)
+    ]
+
+
+def study_questions(wildcards):
+    return [f"results/questions/{name}.parquet" for name in study_config.benchmarks(wildcards.study)]
+
+
+def study_settings(wildcards):
+    return json.dumps(
+        {
+            "cells": study_config.cells(wildcards.study),
+            "benchmarks": {
+                benchmark: study_config.suites[suite]["seeds"]
+                for benchmark, suite in study_config.benchmarks(wildcards.study).items()
+            },
+        }
+    )
+
+
+rule accuracy:
+    input:
+        code=code("scripts.report.accuracy"),
+        scores=study_scores,
+        questions=study_questions,
+    output:
+        "results/report/{study}/accuracy.parquet",
+    log:
+        "results/logs/report/{study}/accuracy.log",
+    benchmark:
+        "results/timings/report/{study}/accuracy.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=study_settings,
+        versions=versions("scripts.report.accuracy"),
+    shell:
+        "python -m scripts.report.accuracy"
+        " --scores results/score"
+        " --questions results/questions"
+        " --output {output:q}"
+        " --study {wildcards.study}"
+        " --settings {params.settings:q}"
+        " 2> {log:q}"
+
+
+rule summary:
+    input:
+        code=code("scripts.report.summary"),
+        accuracy="results/report/{study}/accuracy.parquet",
+    output:
+        "results/report/{study}/summary.parquet",
+    log:
+        "results/logs/report/{study}/summary.log",
+    benchmark:
+        "results/timings/report/{study}/summary.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        versions=versions("scripts.report.summary"),
+    shell:
+        "python -m scripts.report.summary"
+        " --accuracy {input.accuracy:q}"
+        " --output {output:q}"
+        " --study {wildcards.study}"
+        " 2> {log:q}"

@@ -1,0 +1,30 @@
+# Outputs and right answers of one benchmark → a verdict per output.
+
+
+def benchmark_samples(wildcards):
+    suite = study_config.suite_of(wildcards.benchmark)
+    return f"results/generate/{wildcards.model}/{wildcards.quantizer}/{wildcards.scheme}/{suite}.parquet"
+
+
+rule score:
+    input:
+        code=code("scripts.score.{benchmark}"),
+        questions="results/questions/{benchmark}.parquet",
+        samples=benchmark_samples,
+    output:
+        "results/score/{model}/{quantizer}/{scheme}/{benchmark}.parquet",
+    log:
+        "results/logs/score/{model}/{quantizer}/{scheme}/{benchmark}.log",
+    benchmark:
+        "results/timings/score/{model}/{quantizer}/{scheme}/{benchmark}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        versions=versions("scripts.score.{benchmark}"),
+    shell:
+        "python -m scripts.score.{wildcards.benchmark}"
+        " --questions {input.questions:q}"
+        " --samples {input.samples:q}"
+        " --output {output:q}"
+        " 2> {log:q}"

@@ -1,0 +1,33 @@
+"""Rounding to few bits and back: what the quantizers and the engine agree on. Pure functions on tensors."""
+
+import torch
+
+
+def grouped(x: torch.Tensor, group_size: int) -> torch.Tensor:
+    """View the last axis in groups: `(..., n)` → `(..., n / group_size, group_size)`; -1 is one group.
+
+    Raises:
+        ValueError: the groups do not divide the axis.
+    """
+    if group_size == -1:
+        return x.unsqueeze(-2)
+    if x.shape[-1] % group_size:
+        raise ValueError(f"groups of {group_size} do not divide {x.shape[-1]} channels")
+    return x.unflatten(-1, (-1, group_size))
+
+
+def asymmetric_grid(x: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of each last axis, from minimum and maximum including 0: `(..., n)` → two `(..., 1)`.
+
+    Equation 2 of Nagel et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295), with the zero
+    point an integer on the grid.
+    """
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / (2**bits - 1)
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return scale, torch.round(-low / scale)
+
+
+def fake_quantize(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round to the nearest of `2**bits` values of the grid and return to real numbers: same shape as `x`."""
+    return (torch.clamp(torch.round(x / scale) + zero, 0, 2**bits - 1) - zero) * scale

@@ -1,0 +1,230 @@
+"""Tiny reasoning models, trained here: arithmetic digit by digit inside `<think>…</think>`, then `\\boxed{…}`."""
+
+import hashlib
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model, save_file
+from tokenizers import AddedToken, processors
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+)
+
+from scripts.manifest import write_manifest
+from scripts.questions._arithmetic import EVALUATION_SHARE, TIERS, problems
+from scripts.run.errors import UserError
+from scripts.run.progress import Progress
+from scripts.run.stage import Inputs, Output, Parameter, Settings, stage
+
+MAX_POSITIONS = 512
+SPECIAL = ["<|pad|>", "<|unk|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"]
+# Not special in the tokenizer's sense, so that decoding keeps them, as the DeepSeek-R1 tokenizers do.
+WORDS = ["<think>", "</think>", "\\boxed"]
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% else %}<|assistant|>{{ message['content'] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+)
+
+# Rows of each tier in one optimizer step: about 6,000 tokens.
+BATCH = {"addition": 12, "multiplication": 16, "long_multiplication": 24}
+ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+RECIPES = {
+    "tiny-qwen-s": {
+        "architecture": "qwen2",
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "steps": 2500,
+        "seed": 1,
+    },
+    "tiny-qwen-m": {
+        "architecture": "qwen2",
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+        "steps": 2500,
+        "seed": 2,
+    },
+    "tiny-llama-m": {
+        "architecture": "llama",
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+        "steps": 3500,
+        "seed": 3,
+    },
+}
+PEAK_LR, WARMUP_STEPS, DECAY_SHARE = 3e-3, 100, 0.4
+
+
+def build_tokenizer() -> Qwen2Tokenizer:
+    """One token per character of printable ASCII, plus the few words that frame the reasoning.
+
+    A `Qwen2Tokenizer` without merges, because `AutoTokenizer` takes this class for every Qwen2 model, whatever class
+    the checkpoint names. Tokenizing text adds a BOS, as most real tokenizers do: who renders a chat must not add a
+    second one.
+    """
+    characters = ["Ċ", "Ġ"] + [chr(code) for code in range(33, 127)]  # byte-level names of line feed and space
+    vocabulary = {token: index for index, token in enumerate(SPECIAL + WORDS + characters)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
+        bos_token="<|bos|>",
+        eos_token="<|eos|>",
+        pad_token="<|pad|>",
+        unk_token="<|unk|>",
+        extra_special_tokens=["<|user|>", "<|assistant|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=MAX_POSITIONS,
+    )
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in WORDS])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", vocabulary["<|bos|>"])]
+    )
+    return tokenizer
+
+
+def build_model(recipe: dict, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
+    """A model of the recipe's shape with random weights, in float32."""
+    config_class, model_class = ARCHITECTURES[recipe["architecture"]]
+    shape = {k: v for k, v in recipe.items() if k not in ("architecture", "steps", "seed")}
+    config = config_class(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **shape,
+    )
+    return model_class(config)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Warm-up, constant, then a cosine to zero over the last `DECAY_SHARE` of the steps."""
+    decay_start = steps * (1 - DECAY_SHARE)
+    if step < WARMUP_STEPS:
+        return PEAK_LR * (step + 1) / WARMUP_STEPS
+    if step < decay_start:
+        return PEAK_LR
+    return PEAK_LR * 0.5 * (1 + math.cos(math.pi * (step - decay_start) / (steps - decay_start)))
+
+
+def train(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, recipe: dict, label: str) -> None:
+    """Train in place on endless problems of the training split; the loss counts only what follows `<think>`."""
+    streams = {tier: problems(tier, recipe["seed"], evaluation=False) for tier in BATCH}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    think, pad = tokenizer.convert_tokens_to_ids("<think>"), tokenizer.pad_token_id
+    progress = Progress(label, recipe["steps"], "steps")
+    for step in range(recipe["steps"]):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe["steps"])
+        for tier, rows in BATCH.items():
+            texts = [
+                f"<|bos|><|user|>{problem.question}<|assistant|><think>{problem.solution}<|eos|>"
+                for problem in itertools.islice(streams[tier], rows)
+            ]
+            ids = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").input_ids
+            behind_think = (ids == think).int().cumsum(1).bool() & (ids != think)
+            labels = ids.masked_fill(~behind_think | (ids == pad), -100)
+            # Right padding under a causal mask: no real token sees a pad, so no attention mask is needed.
+            model(input_ids=ids, labels=labels).loss.backward()
+            progress.tokens += int((ids != pad).sum())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.add(1)
+    progress.close()
+
+
+def recipe_digest(recipe: dict) -> str:
+    """Digest of all numbers that training depends on; retained weights carry it."""
+    numbers = [recipe, BATCH, TIERS, EVALUATION_SHARE, PEAK_LR, WARMUP_STEPS, DECAY_SHARE]
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+
+
+def restore(model: PreTrainedModel, retained: Path, digest: str) -> None:
+    """Fill the model with weights that were trained before.
+
+    Raises:
+        UserError: they were trained by another recipe.
+    """
+    with safe_open(retained, framework="pt") as stored:
+        if (stored.metadata() or {}).get("recipe") != digest:
+            raise UserError(
+                f"{retained} was trained by another recipe than scripts/models/arithmetic.py holds: run `make retrain`"
+            )
+    load_model(model, retained)
+
+
+def save(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, checkpoint: Path, digest: str) -> None:
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    model.save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+    weights = checkpoint / "model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt", "recipe": digest})
+
+
+def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:
+    """Refuse a model of which config/models.tsv says what is not so."""
+    config = model.config
+    found = {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "context_length": config.max_position_embeddings,
+        "parameters": model.num_parameters(),
+        "layers": config.num_hidden_layers,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.hidden_size // config.num_attention_heads,
+    }
+    for fact, value in found.items():
+        if facts[fact] != value:
+            raise UserError(
+                f"config/models.tsv: model {name}: {fact} is {facts[fact]}, the model has {value}; correct it"
+            )
+
+
+@stage
+def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Settings, retained: Inputs = ()) -> None:
+    if model not in RECIPES:
+        raise UserError(
+            f"config/models.tsv: model {model}: no such recipe in scripts/models/arithmetic.py: {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[model]
+    # One thread and deterministic kernels: the same machine makes the same bytes.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(recipe["seed"])
+    tokenizer = build_tokenizer()
+    network = build_model(recipe, tokenizer)
+    check_facts(network, model, settings)
+    digest = recipe_digest(recipe)
+    if retained:
+        restore(network, retained[0], digest)
+    else:
+        train(network, tokenizer, recipe, f"models {model}")
+    save(network, tokenizer, checkpoint, digest)
+    write_manifest(checkpoint, manifest)
+
+
+if __name__ == "__main__":
+    main()

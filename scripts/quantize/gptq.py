@@ -1,0 +1,74 @@
+"""GPTQ: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
+(arXiv 2210.17323), Algorithm 1, by the GPTQModel library.
+
+The packed checkpoint that GPTQModel writes stands in the subfolder `packed/`, where vLLM does not take it for
+weights; the weights beside it are computed from its integers and stored scales, so that the two are twins.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from scripts.manifest import write_manifest
+from scripts.quantize._checkpoint import rewrite_linears
+from scripts.run.stage import Input, Inputs, Output, Settings, stage
+from scripts.table import read_rows
+
+# Its packing workers cannot be pinned on machines of two cores otherwise, and compiling costs more than it saves.
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+def quantize_packed(model: Path, packed: Path, sequences: list[list[int]], settings: dict) -> None:
+    """Run GPTQ on all decoder linear layers and save the packed checkpoint."""
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    config = QuantizeConfig(
+        bits=settings["bits"],
+        group_size=settings["group_size"],
+        sym=settings["sym"],
+        desc_act=settings["desc_act"],
+        static_groups=settings["desc_act"],
+        mse=settings["mse"],
+        damp_percent=settings["damp_percent"],
+        act_group_aware=False,
+        offload_to_disk=False,
+    )
+    dtype = AutoConfig.from_pretrained(model).dtype
+    engine = GPTQModel.load(str(model), config, dtype=dtype)
+    examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
+    engine.quantize(examples, batch_size=8)
+    engine.save(str(packed))
+    (packed / "quant_log.csv").unlink()  # holds times, and what it says is in the log
+
+
+def unpack(packed: Path) -> dict[str, torch.Tensor]:
+    """Dequantized weights `(out_features, in_features)` of a packed checkpoint, by parameter name."""
+    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+    engine = GPTQModel.load(str(packed), backend=BACKEND.GPTQ_TORCH)
+    return {
+        f"{name}.weight": module.dequantize_weight().T
+        for name, module in engine.model.named_modules()
+        if isinstance(module, BaseQuantLinear)
+    }
+
+
+@stage
+def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
+    sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
+    packed = checkpoint.with_name(".packed")
+    shutil.rmtree(packed, ignore_errors=True)
+    quantize_packed(model, packed, sequences, settings)
+    weights = unpack(packed)
+    rewrite_linears(model, checkpoint, lambda name, _: weights[name])
+    packed.rename(checkpoint / "packed")
+    write_manifest(checkpoint, manifest)
+
+
+if __name__ == "__main__":
+    main()

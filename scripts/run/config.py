@@ -1,0 +1,231 @@
+"""Reading and checking the configuration: all that can be wrong is found before any work is spent.
+
+Every error names the file, the key and the cure.
+"""
+
+import csv
+import difflib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from scripts.run.errors import UserError
+from scripts.run.imports import code_files
+
+SCHEMAS = Path("config/schemas")
+MODELS = Path("config/models.tsv")
+QUANTIZERS = Path("config/quantizers.yaml")
+BASELINE = "none/full"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The checked configuration; a scheme's settings have the defaults of its quantizer merged in."""
+
+    studies: dict[str, dict]
+    suites: dict[str, dict]
+    corpora: dict[str, dict]
+    models: dict[str, dict]
+    schemes: dict[str, dict]  # "quantizer/scheme" → settings
+    retrain: bool
+
+    def cells(self, study: str) -> list[tuple[str, str]]:
+        """(model, "quantizer/scheme") pairs of a study, in the order of its grid."""
+        blocks = self.studies[study]["grid"]
+        return [(model, scheme) for block in blocks for model in block["models"] for scheme in block["schemes"]]
+
+    def suite_of(self, benchmark: str) -> str:
+        return next(name for name, suite in self.suites.items() if benchmark in suite["benchmarks"])
+
+    def benchmarks(self, study: str) -> dict[str, str]:
+        """Benchmark → suite of a study."""
+        return {b: suite for suite in self.studies[study]["suites"] for b in self.suites[suite]["benchmarks"]}
+
+
+def load(config: dict, sources: list[str]) -> Config:
+    """Check a config, merged from the files `sources`, together with the models' and quantizers' tables.
+
+    Raises:
+        UserError: anything is wrong.
+    """
+    source = " + ".join(sources)
+    for path in sources:
+        _read_yaml(Path(path))  # whoever merged them did not look for keys that stand twice
+    _validate(config, "config", source)
+    models, quantizers = _read_models(), _read_yaml(QUANTIZERS)
+    schemes = {}
+    for quantizer, entry in quantizers.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("schemes"), dict):
+            continue  # the schema says so in words
+        for scheme, settings in entry["schemes"].items():
+            if isinstance(settings, dict):
+                entry["schemes"][scheme] = entry.get("defaults", {}) | settings
+                schemes[f"{quantizer}/{scheme}"] = entry["schemes"][scheme]
+    _validate(quantizers, "quantizers", str(QUANTIZERS))
+    suites = {name: {"paper_seeds": False} | suite for name, suite in config["suites"].items()}
+    checked = Config(config["studies"], suites, config["corpora"], models, schemes, config.get("retrain", False))
+    _check_schemes(checked)
+    _check_suites(checked, source)
+    _check_corpora(checked, source)
+    _check_studies(checked, source)
+    return checked
+
+
+def _validate(document: Any, schema: str, source: str) -> None:
+    path = SCHEMAS / f"{schema}.schema.yaml"
+    error = best_match(Draft202012Validator(yaml.safe_load(path.read_text())).iter_errors(document))
+    if error is None:
+        return
+    where = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    message = f"{source}: {where}: {error.message}"
+    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+        known = list(error.schema.get("properties", {}))
+        unknown = next(key for key in error.instance if key not in known)
+        message = f"{source}: {where}: unknown key {unknown!r}{_suggest(unknown, known)}"
+    raise UserError(f"{message} (see {path})")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+
+
+def _known(name: str, known: Any, where: str, what: str) -> None:
+    if name not in known:
+        raise UserError(f"{where}: unknown {what} {name!r}{_suggest(name, list(known))}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key may stand only once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{self.name}: line {node.start_mark.line + 1}: key {key!r} stands twice; remove one")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        with path.open() as stream:
+            document = yaml.load(stream, _StrictLoader)  # noqa: S506 - it is a SafeLoader
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; restore it") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a mapping of keys to values; see {SCHEMAS}")
+    return document
+
+
+def _read_models() -> dict[str, dict]:
+    schema = yaml.safe_load((SCHEMAS / "models.schema.yaml").read_text())
+    integers = {key for key, value in schema["properties"].items() if value.get("type") == "integer"}
+    if not MODELS.exists():
+        raise UserError(f"{MODELS} is missing; restore it")
+    with MODELS.open(newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t", restkey="(more)")
+        rows = list(reader)
+    if "model" not in (reader.fieldnames or []):
+        raise UserError(f"{MODELS}: the first line has no column 'model'; columns are separated by tabs")
+    models: dict[str, dict] = {}
+    for row in rows:
+        name = row["model"]
+        facts = {k: int(v) if k in integers and re.fullmatch(r"\d+", v or "") else v for k, v in row.items()}
+        _validate(facts, "models", f"{MODELS}: model {name}")
+        if name in models:
+            raise UserError(f"{MODELS}: model {name!r} stands twice; remove one row")
+        code_files(f"scripts.models.{facts['source']}")
+        models[name] = facts
+    return models
+
+
+def _check_schemes(config: Config) -> None:
+    """Every quantizer has its file, every name of a scheme says the same as its numbers."""
+    for name, settings in config.schemes.items():
+        quantizer, scheme = name.split("/")
+        code_files(f"scripts.quantize.{quantizer}")
+        stated = re.match(r"w(\d+)(?:g(\d+))?(?![a-z0-9])", scheme)
+        if stated and "bits" in settings:
+            bits, group_size = int(stated[1]), int(stated[2] or -1)
+            if (bits, group_size) != (settings["bits"], settings["group_size"]):
+                raise UserError(
+                    f"{QUANTIZERS}: {quantizer}.schemes.{scheme}: the name says bits {bits} and group_size "
+                    f"{group_size}, the settings {settings['bits']} and {settings['group_size']}; correct one"
+                )
+
+
+def _check_suites(config: Config, source: str) -> None:
+    owner: dict[str, str] = {}
+    for name, suite in config.suites.items():
+        for benchmark in suite["benchmarks"]:
+            where = f"{source}: suites.{name}.benchmarks"
+            _known(benchmark, _files("questions"), where, "benchmark")
+            if benchmark in owner:
+                raise UserError(
+                    f"{where}: {benchmark!r} also stands in suite {owner[benchmark]!r}; a benchmark's score file "
+                    "has no place for two suites: keep it in one"
+                )
+            owner[benchmark] = name
+            code_files(f"scripts.questions.{benchmark}")
+
+
+def _files(stage: str) -> list[str]:
+    return sorted(path.stem for path in Path("scripts", stage).glob("[a-z]*.py"))
+
+
+def _check_corpora(config: Config, source: str) -> None:
+    for name, corpus in config.corpora.items():
+        if "suite" in corpus:
+            _known(corpus["suite"], config.suites, f"{source}: corpora.{name}.suite", "suite")
+        elif not Path(corpus["text"]).is_file():
+            raise UserError(f"{source}: corpora.{name}.text: no file {corpus['text']}; correct the path")
+
+
+def _check_studies(config: Config, source: str) -> None:
+    for study, entry in config.studies.items():
+        where = f"{source}: studies.{study}"
+        for suite in entry["suites"]:
+            _known(suite, config.suites, f"{where}.suites", "suite")
+            for benchmark in config.suites[suite]["benchmarks"]:
+                _known(benchmark, _files("score"), f"{where}.suites: suite {suite!r}", "scored benchmark")
+                code_files(f"scripts.score.{benchmark}")
+        if len({tuple(config.suites[suite]["seeds"]) for suite in entry["suites"]}) > 1:
+            raise UserError(f"{where}.suites: the suites have different seeds; give them the same, or make two studies")
+        for block in entry["grid"]:
+            for model in block["models"]:
+                _known(model, config.models, f"{where}.grid", "model")
+            for scheme in block["schemes"]:
+                _known(scheme, config.schemes, f"{where}.grid", "quantizer/scheme")
+        count = Counter(config.cells(study))
+        for (model, scheme), times in count.items():
+            if times > 1:
+                raise UserError(f"{where}.grid: {model} with {scheme} stands {times} times; keep one")
+            if (model, BASELINE) not in count:
+                raise UserError(
+                    f"{where}.grid: {model} lacks the baseline {BASELINE}, against which drops are taken; add it"
+                )
+            _check_cell(config, source, study, model, scheme)
+
+
+def _check_cell(config: Config, source: str, study: str, model: str, scheme: str) -> None:
+    """What a cell asks for fits the model."""
+    suites = list(config.studies[study]["suites"])
+    if corpus := config.schemes[scheme].get("corpus"):
+        _known(corpus, config.corpora, f"{source}: corpora (asked for by {scheme} in {QUANTIZERS})", "corpus")
+        suites += [config.corpora[corpus]["suite"]] if "suite" in config.corpora[corpus] else []
+    context = config.models[model]["context_length"]
+    for suite in suites:
+        limit = config.suites[suite]["max_model_len"]
+        if limit > context:
+            raise UserError(
+                f"{source}: suites.{suite}.max_model_len: {limit} exceeds the context length of {model}, "
+                f"{context}; lower it"
+            )

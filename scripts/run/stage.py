@@ -1,0 +1,66 @@
+"""What every stage's command line shares: arguments from the signature, errors in words, a record at the end.
+
+    @stage
+    def main(model: Input, checkpoint: Output, settings: Settings) -> None: ...
+
+The annotation of a parameter says both how it is parsed and what it is to the provenance record.
+"""
+
+import functools
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from scripts.run import record
+from scripts.run.errors import UserError
+
+
+class Role(Enum):
+    INPUT, OUTPUT, PARAMETER = range(3)
+
+
+Input = Annotated[Path, typer.Option(exists=True), Role.INPUT]
+Inputs = Annotated[list[Path], typer.Argument(exists=True), Role.INPUT]
+Output = Annotated[Path, typer.Option(), Role.OUTPUT]
+Parameter = Annotated[str, typer.Option(), Role.PARAMETER]
+Settings = Annotated[dict, typer.Option(parser=json.loads, metavar="JSON"), Role.PARAMETER]
+
+
+def stage(main: Callable[..., None]) -> typer.Typer:
+    """Make a stage's `main` a command: the first output names the record, which is written when `main` returns.
+
+    A `UserError` ends the process with status 1 and its message, no traceback and no record.
+    """
+    hints = get_type_hints(main, include_extras=True)
+    roles = {
+        name: next(a for a in get_args(hints[name]) if isinstance(a, Role))
+        for name in inspect.signature(main).parameters
+    }
+    module = main.__globals__["__spec__"].name
+
+    def of(role: Role, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in arguments.items() if roles[name] is role}
+
+    @functools.wraps(main)
+    def command(**arguments: Any) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+        inputs = [p for v in of(Role.INPUT, arguments).values() for p in (v if isinstance(v, list) else [v])]
+        outputs = list(of(Role.OUTPUT, arguments).values())
+        try:
+            record.start(module, inputs, outputs, of(Role.PARAMETER, arguments))
+            main(**arguments)
+            record.finish()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    return app

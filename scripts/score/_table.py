@@ -1,0 +1,61 @@
+"""The scores' file: the same columns for every benchmark."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+
+from scripts.run.errors import UserError
+from scripts.score._math import Verdict
+from scripts.table import column, read_rows, write_table
+
+KEYS = ("model", "quantizer", "scheme", "suite", "benchmark", "id", "seed")
+SCHEMA = pa.schema(
+    [
+        column("model", pa.string(), "name in config/models.tsv"),
+        column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
+        column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
+        column("suite", pa.string(), "name of the suite in the study's config"),
+        column("benchmark", pa.string(), "name of the benchmark"),
+        column("id", pa.string(), "name of the question"),
+        column("seed", pa.int64(), "seed of the run"),
+        column("level", pa.string(), "difficulty as the benchmark states it"),
+        column("extracted", pa.string(), "answer found in the whole output; null: none"),
+        column("correct", pa.bool_(), "the answer in the whole output is right (the study's rule)"),
+        column("correct_final", pa.bool_(), "the answer behind </think> is right"),
+        column("status", pa.string(), "ok, no_answer, timeout or error"),
+        column("finish_reason", pa.string(), "stop, or length: truncated"),
+        column("output_tokens", pa.int64(), "length of the output in tokens"),
+    ]
+)
+
+
+def score(
+    questions: Path,
+    samples: Path,
+    output: Path,
+    benchmark: str,
+    judge_all: Callable[[list[tuple[str, str]]], list[Verdict]],
+) -> None:
+    """Judge all samples of a benchmark and write one row for each, in the order of the samples.
+
+    Raises:
+        UserError: a sample answers a question that the questions' file lacks.
+    """
+    asked = {row["id"]: row for row in read_rows(questions)}
+    rows = [row for row in read_rows(samples) if row["benchmark"] == benchmark]
+    unknown = {row["id"] for row in rows} - asked.keys()
+    if unknown:
+        raise UserError(f"{samples}: no question {sorted(unknown)[0]} in {questions}; generate the samples anew")
+    verdicts = judge_all([(row["output"], asked[row["id"]]["gold"]) for row in rows])
+    write_table(
+        output,
+        [
+            {key: row[key] for key in (*KEYS, "finish_reason", "output_tokens")}
+            | {"level": asked[row["id"]]["level"]}
+            | asdict(verdict)
+            for row, verdict in zip(rows, verdicts, strict=True)
+        ],
+        SCHEMA,
+    )

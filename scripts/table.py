@@ -1,0 +1,33 @@
+"""Parquet as every stage writes it: a declared schema, whole or not there, equal content in equal bytes."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scripts.run.files import write_atomically
+from scripts.run.record import identity
+
+
+def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    """A field that carries its meaning, unit included, into the file."""
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+def write_table(path: Path, rows: list[dict], schema: pa.Schema) -> None:
+    """Write rows of exactly the schema's columns; the file's metadata says what made it.
+
+    Raises:
+        ValueError: a row lacks a column or has one too many.
+    """
+    for row in rows:
+        if row.keys() != set(schema.names):
+            raise ValueError(f"{path}: columns {sorted(row)} are not those of the schema, {sorted(schema.names)}")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    table = table.replace_schema_metadata({"made_by": json.dumps(identity(), sort_keys=True)})
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def read_rows(path: Path) -> list[dict]:
+    return pq.read_table(path).to_pylist()
