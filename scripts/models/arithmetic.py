@@ -60,7 +60,7 @@ RECIPES = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "tie_word_embeddings": False,
-        "steps": 2500,
+        "steps": 1800,
         "seed": 2,
     },
     "tiny-llama-m": {
@@ -71,7 +71,7 @@ RECIPES = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "tie_word_embeddings": False,
-        "steps": 3500,
+        "steps": 2500,
         "seed": 3,
     },
 }

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from scripts.manifest import write_manifest
-from scripts.quantize._checkpoint import rewrite_linears
+from scripts.quantize._rewrite import rewrite_linears
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 

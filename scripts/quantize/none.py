@@ -1,7 +1,7 @@
 """The baseline: every file of the model, unchanged, as hard links."""
 
 from scripts.manifest import write_manifest
-from scripts.quantize._checkpoint import link_checkpoint
+from scripts.quantize._link import link_checkpoint
 from scripts.run.stage import Input, Output, Settings, stage
 
 

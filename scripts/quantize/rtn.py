@@ -8,7 +8,7 @@ import torch
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.manifest import write_manifest
-from scripts.quantize._checkpoint import rewrite_linears
+from scripts.quantize._rewrite import rewrite_linears
 from scripts.run.stage import Input, Output, Settings, stage
 
 

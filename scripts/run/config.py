@@ -142,6 +142,7 @@ def _read_models() -> dict[str, dict]:
         _validate(facts, "models", f"{MODELS}: model {name}")
         if name in models:
             raise UserError(f"{MODELS}: model {name!r} stands twice; remove one row")
+        _known(facts["source"], _files("models"), f"{MODELS}: model {name}: source", "file in scripts/models/")
         code_files(f"scripts.models.{facts['source']}")
         models[name] = facts
     return models

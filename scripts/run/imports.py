@@ -47,8 +47,9 @@ def code_files(module: str) -> list[str]:
         if name.startswith("scripts.") and not (root / Path(*name.split(".")[:-1])).with_suffix(".py").exists()
     ]
     if missing:
-        importer = ", ".join(sorted(finder.badmodules[missing[0]]))
-        raise UserError(f"{path.relative_to(root)}: no file for {missing[0]}, imported by {importer}")
+        importer = finder.modules.get(sorted(finder.badmodules[missing[0]])[0])
+        importing = Path(importer.__file__) if importer else path
+        raise UserError(f"{importing.relative_to(root)} imports {missing[0]}, for which there is no file: correct it")
     files = {Path(found.__file__).relative_to(root) for found in finder.modules.values() if found.__file__}
     return sorted(str(f) for f in files if UNTRACKED not in f.parents and (root / f).stat().st_size)
 

@@ -1,8 +1,6 @@
-"""Checkpoints as folders: hard-link what does not change, rewrite the weights that do."""
+"""A checkpoint with other weights in its linear layers, shard by shard."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,23 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from scripts.quantize._link import link_checkpoint
 from scripts.run.files import write_atomically
 
 # Only the decoder blocks' linear layers are quantized: not embeddings, norms, lm_head or biases.
 LINEAR_WEIGHT = re.compile(r"model\.layers\.\d+\.(?:self_attn|mlp)\.[a-z]+_proj\.weight")
-
-
-def link_checkpoint(source: Path, target: Path) -> None:
-    """Fill `target` with hard links to the files of `source` (copies across file systems), replacing what was there."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:

@@ -1,0 +1,96 @@
+"""A working copy of the repository in which a test may edit files and run snakemake, and the tiny study built in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("Snakefile", "rules", "scripts", "config", "profiles", "slurm", "envs", "resources")
+TINY_STUDY = {
+    "studies": {
+        "tiny": {
+            "suites": ["arithmetic"],
+            "grid": [
+                {"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3", "rtn/w2g32", "gptq/w3g32"]},
+                {"models": ["tiny-qwen-m"], "schemes": ["none/full", "gptq/w2g32-plain"]},
+            ],
+        },
+        "baselines": {
+            "suites": ["arithmetic"],
+            "grid": [{"models": ["tiny-qwen-s", "tiny-qwen-m"], "schemes": ["none/full"]}],
+        },
+    },
+    "suites": {
+        "arithmetic": {
+            "benchmarks": ["addition", "multiplication"],
+            "seeds": [42, 43],
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "max_model_len": 256,
+        },
+        "own_reasoning": {
+            "benchmarks": ["calibration"],
+            "seeds": [42],
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "max_model_len": 256,
+        },
+    },
+    "corpora": {
+        "reasoning": {"suite": "own_reasoning", "sequences": 32, "length": 128, "seed": 42},
+        "plain": {"text": "resources/calibrate/plain.txt", "sequences": 32, "length": 128, "seed": 42},
+    },
+}
+
+
+class Copy:
+    """A copy of the repository's files, with a study of its own in `config/tiny.yaml`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_symlink() or source.is_file():
+                shutil.copy2(source, root / name, follow_symlinks=False)
+            else:
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self.write_config(TINY_STUDY)
+
+    def write_config(self, config: dict) -> None:
+        (self.root / "config/tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", *arguments]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env=os.environ | {"PATH": path} | environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+
+    def build(self, *arguments: str) -> None:
+        done = self.snakemake("--cores", "2", *arguments)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """The tiny study, built once with real GPTQModel and real vLLM; tests leave its files as they found them."""
+    copy = Copy(tmp_path_factory.mktemp("built") / "repository")
+    copy.build()
+    return copy

@@ -1,0 +1,136 @@
+"""Bad configurations end in one sentence that names the file and the key, before anything is touched."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.run.config import load
+from tests.conftest import ROOT, TINY_STUDY, Copy
+
+CONFIG, QUANTIZERS, MODELS = "config/tiny.yaml", "config/quantizers.yaml", "config/models.tsv"
+OLD_RESULTS = ("results/report/tiny/accuracy.parquet", "results/models/tiny-qwen-s/manifest.json")
+
+# what is wrong: file, text to replace, replacement, words that the message must hold
+BAD = {
+    "unknown key": (CONFIG, "studies:", "studys:", ["studys", "studies"]),
+    "unknown key of a suite": (CONFIG, "top_p: 0.95", "topp: 0.95", ["suites.arithmetic", "topp", "top_p"]),
+    "model misspelt": (CONFIG, "- tiny-qwen-s", "- tiny-qwen-z", ["studies.tiny.grid", "tiny-qwen-z", "tiny-qwen-s"]),
+    "quantizer misspelt": (CONFIG, "rtn/w3", "rnt/w3", ["studies.tiny.grid", "rnt/w3", "rtn/w3"]),
+    "scheme not offered": (CONFIG, "rtn/w3", "rtn/w5", ["studies.tiny.grid", "rtn/w5"]),
+    "suite misspelt": (CONFIG, "- arithmetic", "- arithmetik", ["studies.tiny.suites", "arithmetik", "arithmetic"]),
+    "benchmark misspelt": (CONFIG, "- addition", "- adition", ["suites.arithmetic.benchmarks", "adition", "addition"]),
+    "corpus with an unknown suite": (CONFIG, "suite: own_reasoning", "suite: own", ["corpora.reasoning.suite", "own"]),
+    "corpus that a scheme needs is missing": (CONFIG, "  reasoning:\n", "  thoughts:\n", ["reasoning", "gptq/w3g32"]),
+    "corpus of two kinds": (CONFIG, "suite: own_reasoning", "suite: own_reasoning\n    text: a", ["corpora.reasoning"]),
+    "text is missing": (CONFIG, "calibrate/plain.txt", "calibrate/plane.txt", ["corpora.plain.text", "plane.txt"]),
+    "seed is no integer": (CONFIG, "- 43", "- 43a", ["suites.arithmetic.seeds.1", "43a", "integer"]),
+    "seed is negative": (CONFIG, "- 43", "- -43", ["suites.arithmetic.seeds.1", "-43"]),
+    "seed twice": (CONFIG, "- 43", "- 42", ["suites.arithmetic.seeds", "42"]),
+    "temperature is a word": (CONFIG, "temperature: 0.6", "temperature: hot", ["suites.arithmetic.temperature", "hot"]),
+    "top_p above 1": (CONFIG, "top_p: 0.95", "top_p: 1.5", ["suites.arithmetic.top_p", "1.5"]),
+    "token limit beyond the context": (CONFIG, "len: 256", "len: 4096", ["arithmetic.max_model_len", "4096", "512"]),
+    "benchmark in two suites": (CONFIG, "- calibration", "- addition", ["own_reasoning.benchmarks", "addition"]),
+    "benchmark without a scorer": (
+        CONFIG, "- addition", "- calibration\n    - addition", ["calibration"],
+    ),
+    "no baseline": (CONFIG, "      - none/full\n", "", ["studies.tiny.grid", "tiny-qwen-s", "none/full"]),
+    "scheme twice": (CONFIG, "- rtn/w3\n", "- rtn/w3\n      - rtn/w3\n", ["studies.tiny.grid.0.schemes", "rtn/w3"]),
+    "cell in two blocks": (CONFIG, "- tiny-qwen-m", "- tiny-qwen-s", ["studies.tiny.grid", "tiny-qwen-s", "2 times"]),
+    "key twice": (CONFIG, "corpora:", "suites: {}\ncorpora:", ["suites", "twice"]),
+    "study's name is a path": (CONFIG, "  baselines:", "  ../baselines:", ["studies", "../baselines"]),
+    "setting missing": (QUANTIZERS, "w3: {bits: 3, group_size: -1}", "w3: {bits: 3}", ["rtn.schemes.w3", "group_size"]),
+    "setting unknown": (QUANTIZERS, "mse: 2.4", "mze: 2.4", ["gptq.schemes", "mze", "mse"]),
+    "bits not offered": (QUANTIZERS, "w3: {bits: 3", "w3: {bits: 5", ["rtn.schemes.w3.bits", "5"]),
+    "name and numbers differ": (QUANTIZERS, "w3: {bits: 3", "w3: {bits: 4", ["rtn.schemes.w3", "bits 3"]),
+    "not YAML": (QUANTIZERS, "rtn:", "rtn: [", ["not YAML"]),
+    "scheme defined twice": (QUANTIZERS, "w3: {", "w4: {", ["w4", "twice"]),
+    "quantizer without a schema": (QUANTIZERS, "rtn:", "rtx:", ["rtx", "rtn"]),
+    "model twice": (MODELS, "tiny-qwen-m\t", "tiny-qwen-s\t", ["tiny-qwen-s", "twice"]),
+    "column misspelt": (MODELS, "\tdtype\t", "\tdtipe\t", ["tiny-qwen-s", "dtipe", "dtype"]),
+    "parameters are no integer": (MODELS, "204416", "0.2M", ["tiny-qwen-s", "parameters", "0.2M"]),
+    "source unknown": (MODELS, "\tarithmetic\t", "\taritmetic\t", ["tiny-qwen-s", "aritmetic", "arithmetic"]),
+    "quantizer with a syntax error": ("scripts/quantize/gptq.py", "import os", "import os (", ["line", "syntax"]),
+    "module with a syntax error": ("scripts/fakequant/rounding.py", "import torch", "import (", ["line", "syntax"]),
+    "import of what is not there": (
+        "scripts/score/_math.py", "import logging", "import scripts.score._maths", ["scripts.score._maths"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy in which reports of an earlier run lie."""
+    copy = Copy(tmp_path_factory.mktemp("config") / "repository")
+    for name in OLD_RESULTS:
+        (copy.root / name).parent.mkdir(parents=True)
+        (copy.root / name).write_text("old")
+    return copy
+
+
+@pytest.fixture
+def files(old: Copy) -> Iterator[Path]:
+    """The copy's root; what a test edits below it is restored."""
+    tracked = [p for folder in ("config", "scripts") for p in (old.root / folder).rglob("*") if p.suffix != ".pyc"]
+    before = {path: path.read_bytes() for path in tracked if path.is_file()}
+    yield old.root
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def refused(old: Copy, *arguments: str) -> str:
+    """Run snakemake for real, see that it refuses in time and touches nothing, and return its message."""
+    before = {path: path.read_bytes() for path in (old.root / "results").rglob("*") if path.is_file()}
+    started = time.monotonic()
+    done = old.snakemake("--cores", "1", *arguments)
+    assert done.returncode != 0
+    assert time.monotonic() - started < 10
+    message = done.stdout + done.stderr
+    assert "Traceback" not in message
+    assert {path: path.read_bytes() for path in (old.root / "results").rglob("*") if path.is_file()} == before
+    return message
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_config_is_refused(old: Copy, files: Path, case: str):
+    name, right, wrong, words = BAD[case]
+    text = (files / name).read_text()
+    assert right in text
+    (files / name).write_text(text.replace(right, wrong, 1))
+    message = refused(old)
+    missing = [word for word in [name, *words] if word not in message]
+    assert not missing, f"{missing} not in {message}"
+    assert message.count("Error") == 1, message
+
+
+@pytest.mark.parametrize("name", [MODELS, QUANTIZERS, "scripts/quantize/gptq.py", "scripts/questions/addition.py"])
+def test_missing_file_is_refused(old: Copy, files: Path, name: str):
+    (files / name).unlink()
+    assert name.rsplit("/", 1)[1].removesuffix(".py") in refused(old)
+
+
+def test_target_misspelt_is_refused(old: Copy):
+    assert "w5" in refused(old, "results/quantize/tiny-qwen-s/rtn/w5/manifest.json")
+
+
+def test_suites_of_a_study_with_different_seeds_are_refused(old: Copy, files: Path):
+    config = yaml.safe_load(yaml.safe_dump(TINY_STUDY))
+    config["suites"]["more"] = config["suites"]["arithmetic"] | {"benchmarks": ["long_multiplication"], "seeds": [1]}
+    config["studies"]["tiny"]["suites"].append("more")
+    old.write_config(config)
+    message = refused(old)
+    assert "studies.tiny.suites" in message
+    assert "seeds" in message
+
+
+def test_the_default_config_is_accepted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    path = "config/config.yaml"
+    config = load(yaml.safe_load(Path(path).read_text()), [path])
+    cells = config.cells("default")
+    assert len({model for model, _ in cells}) == 3
+    assert len({scheme for _, scheme in cells}) >= 8
+    assert len(config.benchmarks("default")) == 3
+    assert len(config.suites["arithmetic"]["seeds"]) == 3
