@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 LOCK ?= envs/cpu.txt
 UV := 0.13.9
+TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help demo test env check lock retrain lint format clean
@@ -33,7 +34,8 @@ lock: env ## compile envs/cpu.txt and envs/cuda.txt anew
 		--python-version 3.11 --no-annotate --no-header --output-file envs/cuda.txt
 
 retrain: env ## train the tiny reasoners from nothing (about 40 minutes) into resources/models/
-	snakemake --cores all retrain --config retrain=true
+	snakemake --cores all --config retrain=true -- $(TINY:%=results/models/%/manifest.json)
+	for model in $(TINY); do cp results/models/$$model/checkpoint/{model.safetensors,recipe.json} resources/models/$$model/; done
 
 lint: env ## ruff, snakefmt and snakemake --lint
 	ruff check .

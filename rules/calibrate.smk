@@ -1,17 +1,6 @@
 # The full-precision model's own answers, or a plain text → calibration sequences of token ids.
 
 
-def corpus_source(wildcards):
-    corpus = study_config.corpora[wildcards.corpus]
-    if "suite" in corpus:
-        return f"results/generate/{wildcards.model}/none/full/{corpus['suite']}.parquet"
-    return corpus["text"]
-
-
-def corpus_settings(wildcards):
-    return slice_of(study_config.corpora[wildcards.corpus], "sequences", "length", "seed")
-
-
 rule calibrate:
     input:
         code=code("scripts.calibrate"),

@@ -13,7 +13,7 @@ from scripts.run.config import load
 from scripts.run.errors import UserError
 from scripts.run.imports import code_files, package_versions
 
-if Path(shutil.which("python") or "").resolve() != Path(sys.executable).resolve():
+if Path(shutil.which("python") or "").parent != Path(sys.executable).parent:
     raise WorkflowError(
         f"`python` is not the one that runs snakemake ({sys.executable}): activate the environment, source .venv/bin/activate"
     )
@@ -88,3 +88,113 @@ def gpus(wildcards):
 def memory_mb(wildcards, attempt):
     """Host memory: the interpreter with its libraries, and the weights twice over."""
     return int(4000 + 2 * weight_bytes(wildcards) / 1e6) * attempt
+
+
+# models
+
+
+def retained_weights(wildcards):
+    """Weights kept in the repository, so that the tiny reasoners need no training."""
+    if study_config.models[wildcards.model]["source"] != "arithmetic" or study_config.retrain:
+        return []
+    return [f"resources/models/{wildcards.model}/{name}" for name in ("model.safetensors", "recipe.json")]
+
+
+def model_source(wildcards):
+    return study_config.models[wildcards.model]["source"]
+
+
+def model_facts(wildcards):
+    return slice_of(
+        study_config.models[wildcards.model],
+        "revision",
+        "dtype",
+        "context_length",
+        "parameters",
+        "layers",
+        "kv_heads",
+        "head_dim",
+    )
+
+
+# calibrate
+
+
+def corpus_source(wildcards):
+    corpus = study_config.corpora[wildcards.corpus]
+    if "suite" in corpus:
+        return f"results/generate/{wildcards.model}/none/full/{corpus['suite']}.parquet"
+    return corpus["text"]
+
+
+def corpus_settings(wildcards):
+    return slice_of(study_config.corpora[wildcards.corpus], "sequences", "length", "seed")
+
+
+# quantize
+
+
+def scheme_settings(wildcards):
+    return json.dumps(study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"])
+
+
+def scheme_calibration(wildcards):
+    corpus = study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"].get("corpus")
+    return f"results/calibrate/{wildcards.model}/{corpus}.parquet" if corpus else []
+
+
+# generate
+
+
+def suite_questions(wildcards):
+    return [f"results/questions/{name}.parquet" for name in study_config.suites[wildcards.suite]["benchmarks"]]
+
+
+def suite_settings(wildcards):
+    suite = study_config.suites[wildcards.suite] | study_config.models[wildcards.model]
+    return slice_of(
+        suite,
+        "seeds",
+        "temperature",
+        "top_p",
+        "top_k",
+        "max_model_len",
+        "paper_seeds",
+        "max_num_seqs",
+        "dtype",
+    )
+
+
+# score
+
+
+def benchmark_samples(wildcards):
+    suite = study_config.suite_of(wildcards.benchmark)
+    return f"results/generate/{wildcards.model}/{wildcards.quantizer}/{wildcards.scheme}/{suite}.parquet"
+
+
+# report
+
+
+def study_scores(wildcards):
+    return [
+        f"results/score/{model}/{scheme}/{benchmark}.parquet"
+        for model, scheme in study_config.cells(wildcards.study)
+        for benchmark in study_config.benchmarks(wildcards.study)
+    ]
+
+
+def study_questions(wildcards):
+    return [f"results/questions/{name}.parquet" for name in study_config.benchmarks(wildcards.study)]
+
+
+def study_settings(wildcards):
+    return json.dumps(
+        {
+            "cells": study_config.cells(wildcards.study),
+            "benchmarks": {
+                benchmark: study_config.suites[suite]["seeds"]
+                for benchmark, suite in study_config.benchmarks(wildcards.study).items()
+            },
+        }
+    )

@@ -1,25 +1,6 @@
 # A checkpoint and a suite → one output per question and seed, in one engine start.
 
 
-def suite_questions(wildcards):
-    return [f"results/questions/{name}.parquet" for name in study_config.suites[wildcards.suite]["benchmarks"]]
-
-
-def suite_settings(wildcards):
-    suite = study_config.suites[wildcards.suite] | study_config.models[wildcards.model]
-    return slice_of(
-        suite,
-        "seeds",
-        "temperature",
-        "top_p",
-        "top_k",
-        "max_model_len",
-        "paper_seeds",
-        "max_num_seqs",
-        "dtype",
-    )
-
-
 rule generate:
     input:
         code=code("scripts.generate.engine"),

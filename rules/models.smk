@@ -1,30 +1,6 @@
 # config/models.tsv → weights and tokenizer of a model.
 
 
-def retained_weights(wildcards):
-    """Weights kept in the repository, so that the tiny reasoners need no training."""
-    if study_config.models[wildcards.model]["source"] != "arithmetic" or study_config.retrain:
-        return []
-    return f"resources/models/{wildcards.model}.safetensors"
-
-
-def model_source(wildcards):
-    return study_config.models[wildcards.model]["source"]
-
-
-def model_facts(wildcards):
-    return slice_of(
-        study_config.models[wildcards.model],
-        "revision",
-        "dtype",
-        "context_length",
-        "parameters",
-        "layers",
-        "kv_heads",
-        "head_dim",
-    )
-
-
 rule models:
     input:
         code=code("scripts.models.{source}"),

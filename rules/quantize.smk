@@ -1,15 +1,6 @@
 # A model, a quantizer and a scheme → a checkpoint.
 
 
-def scheme_settings(wildcards):
-    return json.dumps(study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"])
-
-
-def scheme_calibration(wildcards):
-    corpus = study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"].get("corpus")
-    return f"results/calibrate/{wildcards.model}/{corpus}.parquet" if corpus else []
-
-
 rule quantize:
     input:
         code=code("scripts.quantize.{quantizer}"),

@@ -1,30 +1,6 @@
 # All verdicts of a study → its tables.
 
 
-def study_scores(wildcards):
-    return [
-        f"results/score/{model}/{scheme}/{benchmark}.parquet"
-        for model, scheme in study_config.cells(wildcards.study)
-        for benchmark in study_config.benchmarks(wildcards.study)
-    ]
-
-
-def study_questions(wildcards):
-    return [f"results/questions/{name}.parquet" for name in study_config.benchmarks(wildcards.study)]
-
-
-def study_settings(wildcards):
-    return json.dumps(
-        {
-            "cells": study_config.cells(wildcards.study),
-            "benchmarks": {
-                benchmark: study_config.suites[suite]["seeds"]
-                for benchmark, suite in study_config.benchmarks(wildcards.study).items()
-            },
-        }
-    )
-
-
 rule accuracy:
     input:
         code=code("scripts.report.accuracy"),

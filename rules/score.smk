@@ -1,11 +1,6 @@
 # Outputs and right answers of one benchmark → a verdict per output.
 
 
-def benchmark_samples(wildcards):
-    suite = study_config.suite_of(wildcards.benchmark)
-    return f"results/generate/{wildcards.model}/{wildcards.quantizer}/{wildcards.scheme}/{suite}.parquet"
-
-
 rule score:
     input:
         code=code("scripts.score.{benchmark}"),

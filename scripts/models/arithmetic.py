@@ -1,6 +1,5 @@
 """Tiny reasoning models, trained here: arithmetic digit by digit inside `<think>…</think>`, then `\\boxed{…}`."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -8,8 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_model
 from tokenizers import AddedToken, processors
 from transformers import (
     LlamaConfig,
@@ -27,6 +25,7 @@ from scripts.run.progress import Progress
 from scripts.run.stage import Inputs, Output, Parameter, Settings, stage
 
 MAX_POSITIONS = 512
+RECIPE_FILE = "recipe.json"
 SPECIAL = ["<|pad|>", "<|unk|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"]
 # Not special in the tokenizer's sense, so that decoding keeps them, as the DeepSeek-R1 tokenizers do.
 WORDS = ["<think>", "</think>", "\\boxed"]
@@ -157,32 +156,40 @@ def train(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, recipe: dict, label
     progress.close()
 
 
-def recipe_digest(recipe: dict) -> str:
-    """Digest of all numbers that training depends on; retained weights carry it."""
-    numbers = [recipe, BATCH, TIERS, EVALUATION_SHARE, PEAK_LR, WARMUP_STEPS, DECAY_SHARE]
-    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+def recipe_text(recipe: dict) -> str:
+    """All numbers that training depends on, as JSON; retained weights stand beside theirs."""
+    numbers = {
+        "recipe": recipe,
+        "batch": BATCH,
+        "tiers": TIERS,
+        "evaluation_share": EVALUATION_SHARE,
+        "peak_lr": PEAK_LR,
+        "warmup_steps": WARMUP_STEPS,
+        "decay_share": DECAY_SHARE,
+    }
+    return json.dumps(numbers, indent=1, sort_keys=True) + "\n"
 
 
-def restore(model: PreTrainedModel, retained: Path, digest: str) -> None:
-    """Fill the model with weights that were trained before.
+def restore(model: PreTrainedModel, retained: Path, recipe: dict) -> None:
+    """Fill the model with the weights in the folder `retained`, trained before.
 
     Raises:
         UserError: they were trained by another recipe.
     """
-    with safe_open(retained, framework="pt") as stored:
-        if (stored.metadata() or {}).get("recipe") != digest:
-            raise UserError(
-                f"{retained} was trained by another recipe than scripts/models/arithmetic.py holds: run `make retrain`"
-            )
-    load_model(model, retained)
+    if (retained / RECIPE_FILE).read_text() != recipe_text(recipe):
+        raise UserError(
+            f"{retained / RECIPE_FILE}: these weights were trained by another recipe than that in "
+            "scripts/models/arithmetic.py: run `make retrain`"
+        )
+    load_model(model, retained / "model.safetensors")
 
 
-def save(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, checkpoint: Path, digest: str) -> None:
+def save(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, checkpoint: Path, recipe: dict) -> None:
+    """Write weights, configuration and tokenizer, replacing what was there, and the recipe."""
     shutil.rmtree(checkpoint, ignore_errors=True)
     model.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
-    weights = checkpoint / "model.safetensors"
-    save_file(load_file(weights), weights, {"format": "pt", "recipe": digest})
+    (checkpoint / RECIPE_FILE).write_text(recipe_text(recipe))
 
 
 def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:
@@ -217,12 +224,11 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
     tokenizer = build_tokenizer()
     network = build_model(recipe, tokenizer)
     check_facts(network, model, settings)
-    digest = recipe_digest(recipe)
     if retained:
-        restore(network, retained[0], digest)
+        restore(network, retained[0].parent, recipe)
     else:
         train(network, tokenizer, recipe, f"models {model}")
-    save(network, tokenizer, checkpoint, digest)
+    save(network, tokenizer, checkpoint, recipe)
     write_manifest(checkpoint, manifest)
 
 

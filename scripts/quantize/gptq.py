@@ -8,6 +8,7 @@ weights; the weights beside it are computed from its integers and stored scales,
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig
@@ -17,13 +18,17 @@ from scripts.quantize._rewrite import rewrite_linears
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
+if TYPE_CHECKING:
+    from gptqmodel.models.base import BaseQModel
+
+BATCH_SIZE = 8
 # Its packing workers cannot be pinned on machines of two cores otherwise, and compiling costs more than it saves.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
-def quantize_packed(model: Path, packed: Path, sequences: list[list[int]], settings: dict) -> None:
-    """Run GPTQ on all decoder linear layers and save the packed checkpoint."""
+def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQModel":
+    """GPTQ on all decoder linear layers, calibrated on sequences of token ids."""
     from gptqmodel import GPTQModel, QuantizeConfig
 
     config = QuantizeConfig(
@@ -37,20 +42,22 @@ def quantize_packed(model: Path, packed: Path, sequences: list[list[int]], setti
         act_group_aware=False,
         offload_to_disk=False,
     )
-    dtype = AutoConfig.from_pretrained(model).dtype
-    engine = GPTQModel.load(str(model), config, dtype=dtype)
+    engine = GPTQModel.load(str(model), config, dtype=AutoConfig.from_pretrained(model).dtype)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
-    engine.quantize(examples, batch_size=8)
-    engine.save(str(packed))
-    (packed / "quant_log.csv").unlink()  # holds times, and what it says is in the log
+    engine.quantize(examples, batch_size=BATCH_SIZE)
+    return engine
 
 
-def unpack(packed: Path) -> dict[str, torch.Tensor]:
-    """Dequantized weights `(out_features, in_features)` of a packed checkpoint, by parameter name."""
+def load_packed(packed: Path) -> "BaseQModel":
     from gptqmodel import BACKEND, GPTQModel
+
+    return GPTQModel.load(str(packed), backend=BACKEND.GPTQ_TORCH)
+
+
+def unpack(engine: "BaseQModel") -> dict[str, torch.Tensor]:
+    """Dequantized weights `(out_features, in_features)` of a packed model, by parameter name."""
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 
-    engine = GPTQModel.load(str(packed), backend=BACKEND.GPTQ_TORCH)
     return {
         f"{name}.weight": module.dequantize_weight().T
         for name, module in engine.model.named_modules()
@@ -63,8 +70,9 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
     packed = checkpoint.with_name(".packed")
     shutil.rmtree(packed, ignore_errors=True)
-    quantize_packed(model, packed, sequences, settings)
-    weights = unpack(packed)
+    quantize(model, sequences, settings).save(str(packed))
+    (packed / "quant_log.csv").unlink()  # holds times, and what it says is in the log
+    weights = unpack(load_packed(packed))
     rewrite_linears(model, checkpoint, lambda name, _: weights[name])
     packed.rename(checkpoint / "packed")
     write_manifest(checkpoint, manifest)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 
 from scripts.report._scores import CELL, read_scores
@@ -29,11 +30,9 @@ SCHEMA = pa.schema(
 )
 
 
-@stage
-def main(scores: Parameter, questions: Parameter, output: Output, study: Parameter, settings: Settings) -> None:
-    rows = read_scores(Path(scores), Path(questions), settings)
-    groups = rows.groupby([*CELL, "benchmark", "seed"], sort=False)
-    table = groups.agg(
+def tabulate(rows: pd.DataFrame, study: str) -> pd.DataFrame:
+    """One row per cell, benchmark and seed from one row per verdict."""
+    table = rows.groupby([*CELL, "benchmark", "seed"], sort=False).agg(
         n=("id", "size"),
         accuracy=("correct", lambda c: 100 * c.mean()),
         accuracy_final=("correct_final", lambda c: 100 * c.mean()),
@@ -43,9 +42,14 @@ def main(scores: Parameter, questions: Parameter, output: Output, study: Paramet
         errors=("status", lambda s: (s == "error").sum()),
         mean_tokens=("output_tokens", "mean"),
         median_tokens=("output_tokens", "median"),
-    ).reset_index()
-    table.insert(0, "study", study)
-    write_table(output, table.to_dict("records"), SCHEMA)
+    )
+    return table.reset_index().assign(study=study)[SCHEMA.names]
+
+
+@stage
+def main(scores: Parameter, questions: Parameter, output: Output, study: Parameter, settings: Settings) -> None:
+    rows = read_scores(Path(scores), Path(questions), settings)
+    write_table(output, tabulate(rows, study).to_dict("records"), SCHEMA)
 
 
 if __name__ == "__main__":

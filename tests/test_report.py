@@ -1,0 +1,103 @@
+"""Tables: right numbers, and none from an incomplete or mixed cell."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scripts.report import accuracy, summary
+from scripts.report._scores import read_scores
+from scripts.run import record
+from scripts.run.errors import UserError
+
+SETTINGS = {
+    "cells": [["m", "none/full"], ["m", "rtn/w3"]],
+    "benchmarks": {"easy": [1, 2], "hard": [1, 2]},
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Scores of two cells, two benchmarks of four questions and two seeds, by hand."""
+    monkeypatch.setattr(record, "_current", {"record": {"inputs": {}, "code": {}, "parameters": {}}})
+    right = {("none/full", "easy"): (4, 4), ("none/full", "hard"): (2, 3),
+             ("rtn/w3", "easy"): (4, 3), ("rtn/w3", "hard"): (1, 0)}  # fmt: skip
+    for benchmark in SETTINGS["benchmarks"]:
+        (tmp_path / "questions").mkdir(exist_ok=True)
+        pd.DataFrame({"id": list("abcd")}).to_parquet(tmp_path / f"questions/{benchmark}.parquet")
+        for scheme in ("none/full", "rtn/w3"):
+            quantizer, name = scheme.split("/")
+            rows = [
+                {
+                    "model": "m", "quantizer": quantizer, "scheme": name, "suite": "s", "benchmark": benchmark,
+                    "id": question, "seed": seed, "level": "1", "extracted": "1",
+                    "correct": index < right[scheme, benchmark][seed - 1],
+                    "correct_final": index < right[scheme, benchmark][seed - 1] - 1,
+                    "status": "ok" if index else "no_answer",
+                    "finish_reason": "length" if index == 3 else "stop",
+                    "output_tokens": 10 * (index + 1),
+                }
+                for seed in (1, 2)
+                for index, question in enumerate("abcd")
+            ]  # fmt: skip
+            path = tmp_path / "score/m" / scheme / f"{benchmark}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_parquet(path)
+    return tmp_path
+
+
+def tables(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = read_scores(results / "score", results / "questions", SETTINGS)
+    by_seed = accuracy.tabulate(rows, "study")
+    return by_seed, summary.summarize(by_seed)
+
+
+def test_accuracy_per_seed(results: Path):
+    table, _ = tables(results)
+    assert list(table.columns) == accuracy.SCHEMA.names
+    assert len(table) == 2 * 2 * 2
+    row = table.set_index(["scheme", "benchmark", "seed"]).loc[("full", "hard", 2)]
+    assert row["n"] == 4
+    assert (row["accuracy"], row["accuracy_final"], row["truncated"]) == (75, 50, 25)
+    assert (row["no_answer"], row["timeouts"], row["errors"]) == (1, 0, 0)
+    assert (row["mean_tokens"], row["median_tokens"]) == (25, 25)
+
+
+def test_mean_deviation_average_and_drop(results: Path):
+    _, table = tables(results)
+    rows = table.set_index(["scheme", "benchmark"])
+    assert list(table["benchmark"]) == ["easy", "hard", "avg"] * 2
+    assert rows.loc[("full", "hard"), "mean"] == 62.5
+    assert rows.loc[("full", "hard"), "std"] == pytest.approx(25 / 2**0.5)  # of 50 and 75, n - 1
+    assert rows.loc[("full", "avg"), "mean"] == (100 + 62.5) / 2
+    assert rows.loc[("w3", "avg"), "mean"] == (87.5 + 12.5) / 2
+    assert rows.loc[("w3", "avg"), "std"] == pytest.approx(25 / 2**0.5)  # of 62.5 and 37.5
+    assert rows.loc[("w3", "avg"), "drop"] == 50 - 81.25
+    assert rows.loc[("full", "avg"), "drop"] == 0
+
+
+BROKEN = {
+    "a row missing": lambda frame: frame.iloc[1:],
+    "a row twice": lambda frame: pd.concat([frame, frame.iloc[:1]]),
+    "a seed of another run": lambda frame: frame.replace({"seed": {2: 3}}),
+    "a question of another set": lambda frame: frame.replace({"id": {"a": "z"}}),
+    "one row for another": lambda frame: pd.concat([frame.iloc[1:], frame.iloc[1:2]]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_incomplete_or_mixed_cell_stops_the_report_by_name(results: Path, case: str):
+    path = results / "score/m/rtn/w3/hard.parquet"
+    BROKEN[case](pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(UserError, match=r"m/rtn/w3/hard\.parquet: .* 8 \(4 questions × 2 seeds\)"):
+        tables(results)
+
+
+def test_one_seed_has_no_deviation_and_no_baseline_no_drop(results: Path):
+    by_seed, _ = tables(results)
+    one = by_seed[(by_seed["seed"] == 1) & (by_seed["scheme"] == "w3")]
+    table = summary.summarize(one)
+    assert table["std"].isna().all()
+    assert table["drop"].isna().all()
+    assert json.loads(table["mean"].to_json(orient="values")) == [100, 25, 62.5]
