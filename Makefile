@@ -7,7 +7,7 @@ UV := 0.13.9
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo test env check lock retrain lint format clean
+.PHONY: help demo test env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -19,9 +19,13 @@ demo: env ## run the default study and print its accuracy table
 test: env ## run the tests
 	@pytest
 
-env: .venv/installed
-.venv/installed: $(LOCK)
+env: check .venv/installed ## install the locked packages into .venv
+
+check:
 	@PYTHON=$(PYTHON) bash envs/check.sh
+
+.venv/installed: $(LOCK) | check
+	@echo "installing the packages of $(LOCK) into .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
 	pip install --quiet uv==$(UV) $$(grep '^torch==' $(LOCK))
 	uv pip install --quiet --no-deps --requirement $(LOCK)
@@ -37,16 +41,18 @@ retrain: env ## train the tiny reasoners from nothing (about 40 minutes) into re
 	snakemake --cores all --config retrain=true -- $(TINY:%=results/models/%/manifest.json)
 	for model in $(TINY); do cp results/models/$$model/checkpoint/{model.safetensors,recipe.json} resources/models/$$model/; done
 
-lint: env ## ruff, snakefmt and snakemake --lint
+lint: env ## ruff and snakefmt, without changing a file (snakemake --lint is a test)
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
-	bash tests/lint.sh
 
 format: env ## format Python and Snakemake files
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile rules
+
+docs: env ## write config/README.md from the schemas
+	python -m scripts.run.describe
 
 clean: ## remove everything made (not the environment)
 	rm -rf results .snakemake

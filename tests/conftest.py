@@ -51,6 +51,8 @@ TINY_STUDY = {
 class Copy:
     """A copy of the repository's files, with a study of its own in `config/tiny.yaml`."""
 
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir()
@@ -67,11 +69,10 @@ class Copy:
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", *arguments]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return subprocess.run(
             command,
             cwd=self.root,
-            env=os.environ | {"PATH": path} | environment,
+            env=os.environ | {"PATH": self.path} | environment,
             check=False,
             capture_output=True,
             text=True,

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from scripts.run.config import load
+from scripts.run.describe import document
 from tests.conftest import ROOT, TINY_STUDY, Copy
 
 CONFIG, QUANTIZERS, MODELS = "config/tiny.yaml", "config/quantizers.yaml", "config/models.tsv"
@@ -134,3 +135,8 @@ def test_the_default_config_is_accepted(monkeypatch: pytest.MonkeyPatch):
     assert len({scheme for _, scheme in cells}) >= 8
     assert len(config.benchmarks("default")) == 3
     assert len(config.suites["arithmetic"]["seeds"]) == 3
+
+
+def test_the_readme_of_the_configuration_follows_from_the_schemas(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert Path("config/README.md").read_text() == document()

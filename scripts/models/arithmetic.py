@@ -70,7 +70,7 @@ RECIPES = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "tie_word_embeddings": False,
-        "steps": 2500,
+        "steps": 1800,
         "seed": 3,
     },
 }

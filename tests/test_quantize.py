@@ -1,0 +1,189 @@
+"""Quantizers: the arithmetic equals a plain loop, the files hold what the arithmetic gave, the twins match."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
+from scripts.models import arithmetic
+from scripts.quantize._link import link_checkpoint
+from scripts.quantize._rewrite import LINEAR_WEIGHT, rewrite_linears
+from scripts.quantize.rtn import quantize_weight
+from scripts.questions._arithmetic import problems
+from tests.conftest import ROOT, Copy
+
+NAME = "tiny-qwen-s"
+GPTQ_SETTINGS = {"bits": 3, "group_size": 32, "sym": False, "desc_act": True, "mse": 2.4, "damp_percent": 0.01}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = arithmetic.RECIPES[NAME]
+    tokenizer = arithmetic.build_tokenizer()
+    model = arithmetic.build_model(recipe, tokenizer)
+    arithmetic.restore(model, ROOT / "resources/models" / NAME, recipe)
+    folder = tmp_path_factory.mktemp("model") / "checkpoint"
+    arithmetic.save(model, tokenizer, folder, recipe)
+    return folder
+
+
+def solved(count: int, tier: str, *, evaluation: bool) -> torch.Tensor:
+    """Solved problems as one batch of token ids, padded on the right."""
+    stream = problems(tier, 5, evaluation=evaluation)
+    chosen = [next(stream) for _ in range(count)]
+    texts = [f"<|bos|><|user|>{p.question}<|assistant|><think>{p.solution}<|eos|>" for p in chosen]
+    return arithmetic.build_tokenizer()(texts, add_special_tokens=False, padding=True, return_tensors="pt").input_ids
+
+
+def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+def plain_loop(row: list[float], bits: int) -> list[float]:
+    """Asymmetric rounding of one group as the formula says, one number after the other, in float32."""
+
+    def f32(x: float) -> float:
+        return torch.tensor(x, dtype=torch.float32).item()
+
+    low, high = min([*row, 0.0]), max([*row, 0.0])
+    scale = f32(f32(high - low) / (2**bits - 1)) or 1.0
+    zero = round(f32(-low / scale))
+    return [f32((min(max(round(f32(x / scale)) + zero, 0), 2**bits - 1) - zero) * scale) for x in row]
+
+
+FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False)
+
+
+@given(st.lists(FLOATS, min_size=8, max_size=8), st.sampled_from([2, 3, 4, 8]), st.sampled_from([-1, 4]))
+def test_rounding_equals_a_plain_loop(row: list[float], bits: int, group_size: int):
+    size = 8 if group_size == -1 else group_size
+    expected = [value for start in range(0, 8, size) for value in plain_loop(row[start : start + size], bits)]
+    found = quantize_weight(torch.tensor([row], dtype=torch.float32), bits, group_size)
+    assert found.tolist() == [expected]
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=16), st.sampled_from([2, 3, 4, 8]))
+def test_rounding_keeps_zero_and_stays_within_half_a_step(row: list[float], bits: int):
+    x = torch.tensor([[*row, 0.0]])
+    scale, zero = asymmetric_grid(x, bits)
+    rounded = fake_quantize(x, scale, zero, bits)
+    assert rounded[0, -1] == 0
+    # The zero point is rounded too, so that the ends of the range may be half a step further off.
+    assert ((rounded - x).abs() <= scale * (1 + 1e-4)).all()
+    assert len(rounded.unique()) <= 2**bits
+
+
+def test_groups_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="groups of 3 do not divide 8"):
+        grouped(torch.zeros(1, 8), 3)
+
+
+def test_only_linear_layers_of_the_blocks_change(checkpoint: Path, tmp_path: Path):
+    before = (checkpoint / "model.safetensors").read_bytes()
+    rewrite_linears(checkpoint, tmp_path / "new", lambda _, weight: weight + 1)
+    old, new = load_file(checkpoint / "model.safetensors"), load_file(tmp_path / "new/model.safetensors")
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {name for name in old if LINEAR_WEIGHT.fullmatch(name)}
+    assert len(changed) == 7 * 4
+    assert (checkpoint / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "new/config.json").samefile(checkpoint / "config.json")
+
+
+def test_a_shard_without_linear_layers_is_a_hard_link(checkpoint: Path, tmp_path: Path):
+    link_checkpoint(checkpoint, tmp_path / "sharded")
+    save_file({"model.norm.weight": torch.ones(4)}, tmp_path / "sharded/other.safetensors", {"format": "pt"})
+    rewrite_linears(tmp_path / "sharded", tmp_path / "new", lambda _, weight: weight)
+    assert (tmp_path / "new/other.safetensors").samefile(tmp_path / "sharded/other.safetensors")
+    assert not (tmp_path / "new/model.safetensors").samefile(tmp_path / "sharded/model.safetensors")
+
+
+def run(module: str, checkpoint: Path, copy: Copy, name: str, settings: dict, *inputs: str) -> Path:
+    """Run a quantizer's command line as its rule does, below `results/` of a copy of the repository."""
+    folder = copy.root / "results/quantize" / name
+    subprocess.run(
+        [
+            sys.executable, "-m", module, "--manifest", f"results/quantize/{name}/manifest.json",
+            "--checkpoint", f"results/quantize/{name}/checkpoint", "--model", str(checkpoint),
+            "--settings", json.dumps(settings), *inputs,
+        ],
+        cwd=copy.root, check=True, capture_output=True, env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return folder / "checkpoint"
+
+
+def test_rtn_in_memory_and_rtn_loaded_give_equal_logits(built: Copy):
+    source = built.root / "results/models" / NAME / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if LINEAR_WEIGHT.fullmatch(name):
+                weight.copy_(quantize_weight(weight, 3, -1))
+        ids = solved(8, "multiplication", evaluation=True)
+        before = model(input_ids=ids).logits
+    assert torch.equal(before, logits(built.root / "results/quantize" / NAME / "rtn/w3/checkpoint", ids))
+
+
+@pytest.fixture(scope="module")
+def packed_twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """GPTQ through GPTQModel: logits before saving, of the packed checkpoint, and of the dequantized one."""
+    from scripts.quantize import gptq
+
+    folder = tmp_path_factory.mktemp("gptq")
+    ids = solved(64, "multiplication", evaluation=False)
+    sequences = [row[row != 0].tolist() for row in ids]
+    engine = gptq.quantize(checkpoint, sequences, GPTQ_SETTINGS)
+    engine.save(str(folder / "packed"))
+    packed = gptq.load_packed(folder / "packed")
+    weights = gptq.unpack(packed)
+    rewrite_linears(checkpoint, folder / "dequantized", lambda name, _: weights[name])
+    asked = solved(16, "multiplication", evaluation=True)
+    with torch.no_grad():
+        return {
+            "packed": packed.model(input_ids=asked).logits,
+            "dequantized": logits(folder / "dequantized", asked),
+            "full": logits(checkpoint, asked),
+            "rtn": logits(_rtn(checkpoint, folder / "rtn"), asked),
+            "weights": weights,
+        }
+
+
+def _rtn(checkpoint: Path, folder: Path) -> Path:
+    rewrite_linears(checkpoint, folder, lambda _, weight: quantize_weight(weight, 3, 32))
+    return folder
+
+
+def test_packed_and_dequantized_gptq_are_twins(packed_twins: dict):
+    assert len(packed_twins["weights"]) == 7 * 4
+    assert (packed_twins["packed"] - packed_twins["dequantized"]).abs().max() <= 1e-3
+    assert (packed_twins["packed"] - packed_twins["full"]).abs().max() > 0.1  # it is quantized indeed
+
+
+def test_gptq_is_nearer_to_full_precision_than_rounding(packed_twins: dict):
+    def divergence(other: torch.Tensor) -> float:
+        full = packed_twins["full"].log_softmax(-1)
+        return (full.exp() * (full - other.log_softmax(-1))).sum(-1).mean().item()
+
+    assert math.isfinite(divergence(packed_twins["rtn"]))
+    assert divergence(packed_twins["dequantized"]) < divergence(packed_twins["rtn"])
+
+
+def test_gptq_twice_makes_the_same_bytes(built: Copy):
+    """The study's own checkpoint, quantized once more elsewhere: the manifest holds a digest of every file."""
+    first = built.root / "results/quantize" / NAME / "gptq/w3g32/manifest.json"
+    settings = json.loads(first.with_name("record.json").read_text())["parameters"]["settings"]
+    calibration = f"results/calibrate/{NAME}/reasoning.parquet"
+    model = Path("results/models", NAME, "checkpoint")
+    again = run("scripts.quantize.gptq", model, built, f"{NAME}/gptq/again", settings, calibration)
+    assert again.with_name("manifest.json").read_text() == first.read_text()
+    assert "packed/model.safetensors" in json.loads(first.read_text())["files"]
