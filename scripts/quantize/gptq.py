@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from scripts.manifest import write_manifest
 from scripts.quantize._rewrite import rewrite_linears
+from scripts.quantize._store import stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -66,6 +67,7 @@ def unpack(engine: "BaseQModel") -> dict[str, torch.Tensor]:
 
 
 @stage
+@stored
 def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
     packed = checkpoint.with_name(".packed")

@@ -9,6 +9,7 @@ import torch
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.manifest import write_manifest
 from scripts.quantize._rewrite import rewrite_linears
+from scripts.quantize._store import stored
 from scripts.run.stage import Input, Output, Settings, stage
 
 
@@ -20,6 +21,7 @@ def quantize_weight(weight: torch.Tensor, bits: int, group_size: int) -> torch.T
 
 
 @stage
+@stored
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     rewrite_linears(model, checkpoint, lambda _, w: quantize_weight(w, settings["bits"], settings["group_size"]))
     write_manifest(checkpoint, manifest)

@@ -22,15 +22,15 @@ class Progress:
         if time.monotonic() - self.printed >= INTERVAL_SECONDS:
             self.printed = time.monotonic()
             left = self.seconds / self.done * (self.total - self.done)
-            self._print(f", about {left:.0f} s left")
+            self.print(f", about {left:.0f} s left")
 
     def close(self) -> None:
-        self._print(f" in {self.seconds:.0f} s")
+        self.print(f" in {self.seconds:.0f} s")
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def _print(self, ending: str) -> None:
+    def print(self, ending: str = "") -> None:
         rate = f", {self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s" if self.tokens else ""
         print(f"{self.label}: {self.done:,} of {self.total:,} {self.unit}{rate}{ending}", flush=True)

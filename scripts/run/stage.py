@@ -43,7 +43,7 @@ def stage(main: Callable[..., None]) -> typer.Typer:
         name: next(a for a in get_args(hints[name]) if isinstance(a, Role))
         for name in inspect.signature(main).parameters
     }
-    module = main.__globals__["__spec__"].name
+    module = inspect.unwrap(main).__globals__["__spec__"].name
 
     def of(role: Role, arguments: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if roles[name] is role}
