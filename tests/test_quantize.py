@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from scripts.questions._arithmetic import problems
 from tests.conftest import ROOT, Copy
 
 NAME = "tiny-qwen-s"
-GPTQ_SETTINGS = {"bits": 3, "group_size": 32, "sym": False, "desc_act": True, "mse": 2.4, "damp_percent": 0.01}
+GPTQ_SETTINGS = {"bits": 4, "group_size": 32, "sym": False, "desc_act": True, "mse": 2.4, "damp_percent": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +110,6 @@ def test_a_shard_without_linear_layers_is_a_hard_link(checkpoint: Path, tmp_path
     assert not (tmp_path / "new/model.safetensors").samefile(tmp_path / "sharded/model.safetensors")
 
 
-def run(module: str, checkpoint: Path, copy: Copy, name: str, settings: dict, *inputs: str) -> Path:
-    """Run a quantizer's command line as its rule does, below `results/` of a copy of the repository."""
-    folder = copy.root / "results/quantize" / name
-    subprocess.run(
-        [
-            sys.executable, "-m", module, "--manifest", f"results/quantize/{name}/manifest.json",
-            "--checkpoint", f"results/quantize/{name}/checkpoint", "--model", str(checkpoint),
-            "--settings", json.dumps(settings), *inputs,
-        ],
-        cwd=copy.root, check=True, capture_output=True, env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    return folder / "checkpoint"
-
-
 def test_rtn_in_memory_and_rtn_loaded_give_equal_logits(built: Copy):
     source = built.root / "results/models" / NAME / "checkpoint"
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -135,55 +123,74 @@ def test_rtn_in_memory_and_rtn_loaded_give_equal_logits(built: Copy):
 
 
 @pytest.fixture(scope="module")
-def packed_twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """GPTQ through GPTQModel: logits before saving, of the packed checkpoint, and of the dequantized one."""
+def twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """GPTQ through GPTQModel: the packed checkpoint and the dequantized one, and their logits."""
     from scripts.quantize import gptq
 
     folder = tmp_path_factory.mktemp("gptq")
     ids = solved(64, "multiplication", evaluation=False)
-    sequences = [row[row != 0].tolist() for row in ids]
-    engine = gptq.quantize(checkpoint, sequences, GPTQ_SETTINGS)
-    engine.save(str(folder / "packed"))
+    gptq.quantize(checkpoint, [row[row != 0].tolist() for row in ids], GPTQ_SETTINGS).save(str(folder / "packed"))
     packed = gptq.load_packed(folder / "packed")
     weights = gptq.unpack(packed)
     rewrite_linears(checkpoint, folder / "dequantized", lambda name, _: weights[name])
+    rewrite_linears(checkpoint, folder / "rtn", lambda _, weight: quantize_weight(weight, 4, 32))
+    # In memory before saving: the weights put into the model that was quantized.
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    rest = {name: value for name, value in model.state_dict().items() if not LINEAR_WEIGHT.fullmatch(name)}
+    model.load_state_dict(rest | weights)
+    packed.model.float().load_state_dict(rest, strict=False)  # all but the packed layers, unrounded
     asked = solved(16, "multiplication", evaluation=True)
     with torch.no_grad():
         return {
+            "before": model(input_ids=asked).logits,
             "packed": packed.model(input_ids=asked).logits,
             "dequantized": logits(folder / "dequantized", asked),
             "full": logits(checkpoint, asked),
-            "rtn": logits(_rtn(checkpoint, folder / "rtn"), asked),
+            "rtn": logits(folder / "rtn", asked),
             "weights": weights,
+            "stored": load_file(folder / "packed/model.safetensors"),
         }
 
 
-def _rtn(checkpoint: Path, folder: Path) -> Path:
-    rewrite_linears(checkpoint, folder, lambda _, weight: quantize_weight(weight, 3, 32))
-    return folder
+def test_gptq_before_saving_and_gptq_loaded_give_equal_logits(twins: dict):
+    assert torch.equal(twins["before"], twins["dequantized"])
 
 
-def test_packed_and_dequantized_gptq_are_twins(packed_twins: dict):
-    assert len(packed_twins["weights"]) == 7 * 4
-    assert (packed_twins["packed"] - packed_twins["dequantized"]).abs().max() <= 1e-3
-    assert (packed_twins["packed"] - packed_twins["full"]).abs().max() > 0.1  # it is quantized indeed
+def test_packed_and_dequantized_gptq_give_the_same_logits(twins: dict):
+    assert (twins["packed"] - twins["dequantized"]).abs().max() <= 1e-3
+    assert (twins["packed"] - twins["full"]).abs().max() > 0.1  # it is quantized indeed
 
 
-def test_gptq_is_nearer_to_full_precision_than_rounding(packed_twins: dict):
+def test_dequantized_weights_are_the_packed_integers_times_their_scales(twins: dict):
+    """Unpacked once more by hand: eight 4-bit integers to a word, zero points stored minus one."""
+    assert len(twins["weights"]) == 7 * 4
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    for name, weight in twins["weights"].items():
+        parts = ("qweight", "qzeros", "scales", "g_idx")
+        stored = {part: twins["stored"][name.replace("weight", part)] for part in parts}
+        integers = (stored["qweight"].unsqueeze(1) >> shifts.view(1, -1, 1)).bitwise_and(15).flatten(0, 1)
+        zeros = (stored["qzeros"].unsqueeze(2) >> shifts).bitwise_and(15).flatten(1) + 1
+        group = stored["g_idx"].long()
+        assert torch.equal(weight.T, stored["scales"].float()[group] * (integers - zeros[group]))
+
+
+def test_gptq_is_nearer_to_full_precision_than_rounding(twins: dict):
     def divergence(other: torch.Tensor) -> float:
-        full = packed_twins["full"].log_softmax(-1)
+        full = twins["full"].log_softmax(-1)
         return (full.exp() * (full - other.log_softmax(-1))).sum(-1).mean().item()
 
-    assert math.isfinite(divergence(packed_twins["rtn"]))
-    assert divergence(packed_twins["dequantized"]) < divergence(packed_twins["rtn"])
+    assert math.isfinite(divergence(twins["rtn"]))
+    assert divergence(twins["dequantized"]) < divergence(twins["rtn"])
 
 
-def test_gptq_twice_makes_the_same_bytes(built: Copy):
+def test_gptq_twice_makes_the_same_bytes(built: Copy, copy: Copy):
     """The study's own checkpoint, quantized once more elsewhere: the manifest holds a digest of every file."""
-    first = built.root / "results/quantize" / NAME / "gptq/w3g32/manifest.json"
-    settings = json.loads(first.with_name("record.json").read_text())["parameters"]["settings"]
-    calibration = f"results/calibrate/{NAME}/reasoning.parquet"
-    model = Path("results/models", NAME, "checkpoint")
-    again = run("scripts.quantize.gptq", model, built, f"{NAME}/gptq/again", settings, calibration)
-    assert again.with_name("manifest.json").read_text() == first.read_text()
-    assert "packed/model.safetensors" in json.loads(first.read_text())["files"]
+    folder = f"results/quantize/{NAME}/gptq/w3g32"
+    for results in (f"results/models/{NAME}", f"results/calibrate/{NAME}"):
+        shutil.copytree(built.root / results, copy.root / results)
+    command = json.loads((built.root / folder / "record.json").read_text())["command"]
+    environment = os.environ | {"PATH": built.path, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command[1:]], cwd=copy.root, check=True, capture_output=True, env=environment)
+    manifest = (copy.root / folder / "manifest.json").read_text()
+    assert manifest == (built.root / folder / "manifest.json").read_text()
+    assert "packed/model.safetensors" in json.loads(manifest)["files"]

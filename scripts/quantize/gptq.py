@@ -50,20 +50,22 @@ def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQM
 
 
 def load_packed(packed: Path) -> "BaseQModel":
+    """The packed checkpoint under GPTQModel's reference kernel, with the scales as exact as they are stored."""
     from gptqmodel import BACKEND, GPTQModel
 
-    return GPTQModel.load(str(packed), backend=BACKEND.GPTQ_TORCH)
+    return GPTQModel.load(str(packed), backend=BACKEND.GPTQ_TORCH, dtype=torch.float16)
 
 
 def unpack(engine: "BaseQModel") -> dict[str, torch.Tensor]:
-    """Dequantized weights `(out_features, in_features)` of a packed model, by parameter name."""
+    """Dequantized weights `(out_features, in_features)` of a packed model, by parameter name, in float32."""
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 
-    return {
-        f"{name}.weight": module.dequantize_weight().T
-        for name, module in engine.model.named_modules()
-        if isinstance(module, BaseQuantLinear)
-    }
+    weights = {}
+    for name, module in engine.model.named_modules():
+        if isinstance(module, BaseQuantLinear):
+            module.scales = module.scales.float()  # stored in float16, but their products are not rounded to it
+            weights[f"{name}.weight"] = module.dequantize_weight().T
+    return weights
 
 
 @stage
