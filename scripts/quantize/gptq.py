@@ -5,8 +5,10 @@ The packed checkpoint that GPTQModel writes stands in the subfolder `packed/`, w
 weights; the weights beside it are computed from its integers and stored scales, so that the two are twins.
 """
 
+import contextlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +45,11 @@ def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQM
         act_group_aware=False,
         offload_to_disk=False,
     )
-    engine = GPTQModel.load(str(model), config, dtype=AutoConfig.from_pretrained(model).dtype)
+    engine = GPTQModel.load(str(model.absolute()), config, dtype=AutoConfig.from_pretrained(model).dtype)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
-    engine.quantize(examples, batch_size=BATCH_SIZE)
+    # It leaves a log of its own in the working folder; what it says is in our log too.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        engine.quantize(examples, batch_size=BATCH_SIZE)
     return engine
 
 

@@ -3,6 +3,7 @@
 python -m scripts.report.show results/report/default
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,8 @@ from scripts.report.summary import AVERAGE
 
 
 def main(folder: Path) -> None:
+    if not (folder / "summary.parquet").exists():
+        sys.exit(f"error: no {folder / 'summary.parquet'}: run `snakemake --cores all` first")
     summary = pd.read_parquet(folder / "summary.parquet")
     benchmarks = list(dict.fromkeys(summary["benchmark"]))
     table = Table(box=MARKDOWN)
