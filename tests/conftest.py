@@ -84,6 +84,13 @@ class Copy:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares a costly fixture in one process: the built study, and else each file."""
+    for item in items:
+        group = "built" if "built" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path / "repository")

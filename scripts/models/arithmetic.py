@@ -59,7 +59,7 @@ RECIPES = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "tie_word_embeddings": False,
-        "steps": 1200,
+        "steps": 1400,
         "seed": 2,
     },
     "tiny-llama-m": {
@@ -70,7 +70,7 @@ RECIPES = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "tie_word_embeddings": False,
-        "steps": 1200,
+        "steps": 1400,
         "seed": 3,
     },
 }
