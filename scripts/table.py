@@ -15,6 +15,22 @@ def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
     return pa.field(name, kind, metadata={"meaning": meaning})
 
 
+CELL_COLUMNS = [
+    column("model", pa.string(), "name in config/models.tsv"),
+    column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
+    column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
+]
+BENCHMARK_COLUMN = column("benchmark", pa.string(), "name of the benchmark")
+SEED_COLUMN = column("seed", pa.int64(), "seed of the run")
+SAMPLE_COLUMNS = [
+    *CELL_COLUMNS,
+    column("suite", pa.string(), "name of the suite in the study's config"),
+    BENCHMARK_COLUMN,
+    column("id", pa.string(), "name of the question"),
+    SEED_COLUMN,
+]
+
+
 def write_table(path: Path, rows: list[dict], schema: pa.Schema) -> None:
     """Write rows of exactly the schema's columns; the file's metadata says what made it.
 

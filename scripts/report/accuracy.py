@@ -7,16 +7,14 @@ import pyarrow as pa
 
 from scripts.report._scores import CELL, read_scores
 from scripts.run.stage import Output, Parameter, Settings, stage
-from scripts.table import column, write_table
+from scripts.table import BENCHMARK_COLUMN, CELL_COLUMNS, SEED_COLUMN, column, write_table
 
 SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
-        column("model", pa.string(), "name in config/models.tsv"),
-        column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
-        column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
-        column("benchmark", pa.string(), "name of the benchmark"),
-        column("seed", pa.int64(), "seed of the run"),
+        *CELL_COLUMNS,
+        BENCHMARK_COLUMN,
+        SEED_COLUMN,
         column("n", pa.int64(), "questions"),
         column("accuracy", pa.float64(), "share of right answers, whole output searched, in percent"),
         column("accuracy_final", pa.float64(), "share of right answers behind </think>, in percent"),

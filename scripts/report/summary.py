@@ -8,15 +8,13 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.run.stage import Input, Output, Parameter, stage
-from scripts.table import column, write_table
+from scripts.table import CELL_COLUMNS, column, write_table
 
 AVERAGE = "avg"
 SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
-        column("model", pa.string(), "name in config/models.tsv"),
-        column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
-        column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
+        *CELL_COLUMNS,
         column("benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of all"),
         column("seeds", pa.int64(), "number of seeds"),
         column("mean", pa.float64(), "mean accuracy over seeds, in percent"),

@@ -8,18 +8,12 @@ import pyarrow as pa
 
 from scripts.run.errors import UserError
 from scripts.score._math import Verdict
-from scripts.table import column, read_rows, write_table
+from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
 
-KEYS = ("model", "quantizer", "scheme", "suite", "benchmark", "id", "seed")
+KEPT = [*(field.name for field in SAMPLE_COLUMNS), "finish_reason", "output_tokens"]
 SCHEMA = pa.schema(
     [
-        column("model", pa.string(), "name in config/models.tsv"),
-        column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
-        column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
-        column("suite", pa.string(), "name of the suite in the study's config"),
-        column("benchmark", pa.string(), "name of the benchmark"),
-        column("id", pa.string(), "name of the question"),
-        column("seed", pa.int64(), "seed of the run"),
+        *SAMPLE_COLUMNS,
         column("level", pa.string(), "difficulty as the benchmark states it"),
         column("extracted", pa.string(), "answer found in the whole output; null: none"),
         column("correct", pa.bool_(), "the answer in the whole output is right (the study's rule)"),
@@ -52,9 +46,7 @@ def score(
     write_table(
         output,
         [
-            {key: row[key] for key in (*KEYS, "finish_reason", "output_tokens")}
-            | {"level": asked[row["id"]]["level"]}
-            | asdict(verdict)
+            {key: row[key] for key in KEPT} | {"level": asked[row["id"]]["level"]} | asdict(verdict)
             for row, verdict in zip(rows, verdicts, strict=True)
         ],
         SCHEMA,
