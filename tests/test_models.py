@@ -85,14 +85,18 @@ def test_retained_weights_are_of_this_recipe_and_small(name: str, monkeypatch: p
 
 
 def test_restoring_gives_the_bytes_that_training_gave(tmp_path: Path):
-    retained = ROOT / "resources/models/tiny-qwen-s"
-    recipe = arithmetic.RECIPES["tiny-qwen-s"]
+    recipe = arithmetic.RECIPES["tiny-qwen-s"] | {"steps": 2}
     tokenizer = arithmetic.build_tokenizer()
-    model = arithmetic.build_model(recipe, tokenizer)
-    arithmetic.restore(model, retained, recipe)
-    arithmetic.save(model, tokenizer, tmp_path / "checkpoint", recipe)
-    for name in ("model.safetensors", "recipe.json"):
-        assert (tmp_path / "checkpoint" / name).read_bytes() == (retained / name).read_bytes()
+    trained = arithmetic.build_model(recipe, tokenizer)
+    arithmetic.train(trained, tokenizer, recipe, "test")
+    arithmetic.save(trained, tmp_path / "trained", recipe)
+    restored = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
+    arithmetic.restore(restored, tmp_path / "trained", recipe)
+    arithmetic.save(restored, tmp_path / "restored", recipe)
+    names = sorted(path.name for path in (tmp_path / "trained").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "restored").iterdir())
+    for name in names:
+        assert (tmp_path / "trained" / name).read_bytes() == (tmp_path / "restored" / name).read_bytes(), name
 
 
 def test_weights_of_another_recipe_are_refused():

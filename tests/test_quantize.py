@@ -30,11 +30,10 @@ GPTQ_SETTINGS = {"bits": 4, "group_size": 32, "sym": False, "desc_act": True, "m
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = arithmetic.RECIPES[NAME]
-    tokenizer = arithmetic.build_tokenizer()
-    model = arithmetic.build_model(recipe, tokenizer)
+    model = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
     arithmetic.restore(model, ROOT / "resources/models" / NAME, recipe)
     folder = tmp_path_factory.mktemp("model") / "checkpoint"
-    arithmetic.save(model, tokenizer, folder, recipe)
+    arithmetic.save(model, folder, recipe)
     return folder
 
 

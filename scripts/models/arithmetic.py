@@ -184,11 +184,11 @@ def restore(model: PreTrainedModel, retained: Path, recipe: dict) -> None:
     load_model(model, retained / "model.safetensors")
 
 
-def save(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, checkpoint: Path, recipe: dict) -> None:
-    """Write weights, configuration and tokenizer, replacing what was there, and the recipe."""
+def save(model: PreTrainedModel, checkpoint: Path, recipe: dict) -> None:
+    """Write weights, configuration, tokenizer and recipe, replacing what was there."""
     shutil.rmtree(checkpoint, ignore_errors=True)
     model.save_pretrained(checkpoint)
-    tokenizer.save_pretrained(checkpoint)
+    build_tokenizer().save_pretrained(checkpoint)  # a new one: training left its padding in the other
     (checkpoint / RECIPE_FILE).write_text(recipe_text(recipe))
 
 
@@ -228,7 +228,7 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
         restore(network, retained[0].parent, recipe)
     else:
         train(network, tokenizer, recipe, f"models {model}")
-    save(network, tokenizer, checkpoint, recipe)
+    save(network, checkpoint, recipe)
     write_manifest(checkpoint, manifest)
 
 
