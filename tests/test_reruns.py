@@ -126,10 +126,7 @@ CODE = {
     "scripts/score/_math.py": score(CELLS) | REPORTS,
     "scripts/report/accuracy.py": REPORTS,
     "scripts/report/summary.py": {"summary tiny", "summary baselines"},
-    "scripts/report/show.py": set(),
-    "scripts/run/progress.py": set(),
     "scripts/run/record.py": set(),
-    "scripts/run/config.py": set(),
 }
 
 

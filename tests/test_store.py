@@ -205,18 +205,20 @@ def test_sigterm_stores_what_is_finished_and_the_next_run_goes_on(moved: Copy):
 
 
 def test_a_comment_costs_links_and_no_engine(moved: Copy):
-    """Comments in a quantizer and in the engine's code: all jobs are planned, none of them works."""
-    before = rows_of(moved, "results/report/tiny/accuracy.parquet")
+    """Comments in a quantizer and in the engine's code: the jobs are planned, none of them works."""
+    cell = "tiny-qwen-s/gptq/w3g32"
+    artifact = f"results/generate/{cell}/arithmetic.parquet"
+    before = rows_of(moved, artifact)
     for path in ("scripts/quantize/gptq.py", "scripts/generate/engine.py"):
         with (moved.root / path).open("a") as stream:
             stream.write("\n# a comment\n")
-    moved.build()
-    record = json.loads((moved.root / "results/quantize/tiny-qwen-s/gptq/w3g32/record.json").read_text())
+    moved.build(artifact)
+    record = json.loads((moved.root / f"results/quantize/{cell}/record.json").read_text())
     assert "stored" in record["facts"]
-    for log in (moved.root / "results/logs").rglob("*.log"):
-        if log.relative_to(moved.root / "results/logs").parts[0] in ("generate", "quantize"):
-            assert not re.search("vllm|gptqmodel", log.read_text().lower()), log
-    pd.testing.assert_frame_equal(rows_of(moved, "results/report/tiny/accuracy.parquet"), before)
+    logs = moved.root / "results/logs"
+    for log in (f"quantize/{cell}.log", f"generate/{cell}/arithmetic.log"):
+        assert not re.search("vllm|gptqmodel", (logs / log).read_text().lower()), log
+    pd.testing.assert_frame_equal(rows_of(moved, artifact), before)
 
 
 def test_an_altered_checkpoint_is_named(moved: Copy):
