@@ -13,7 +13,7 @@ help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 demo: env ## run the default study and print its accuracy table
-	@snakemake --cores all
+	@snakemake --cores all --quiet host rules
 	@python -m scripts.report.show results/report/default
 
 test: env ## run the tests
