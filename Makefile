@@ -38,7 +38,7 @@ lock: env ## compile envs/cpu.txt and envs/cuda.txt anew
 		--python-version 3.11 --no-annotate --no-header --output-file envs/cuda.txt
 
 retrain: env ## train the tiny reasoners from nothing (about 40 minutes) into resources/models/
-	snakemake --cores all --config retrain=true -- $(TINY:%=results/models/%/manifest.json)
+	snakemake --cores all --config retrain=True -- $(TINY:%=results/models/%/manifest.json)
 	for model in $(TINY); do cp results/models/$$model/checkpoint/{model.safetensors,recipe.json} resources/models/$$model/; done
 
 lint: env ## ruff and snakefmt, without changing a file (snakemake --lint is a test)

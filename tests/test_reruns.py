@@ -219,3 +219,11 @@ def test_study_added(built: Copy):
 def test_notes_of_a_model_changed(built: Copy):
     with edited(built, "config/models.tsv", "trained here", "trained by this project"):
         assert plan(built) == set()
+
+
+def test_retraining_needs_no_retained_weights(built: Copy):
+    """As `make retrain` asks for it: the models are planned, from code alone."""
+    done = built.snakemake("--dry-run", "--config", "retrain=True", "--", "results/models/tiny-qwen-s/manifest.json")
+    assert done.returncode == 0, done.stderr
+    block = done.stdout.split("rule models:")[1]
+    assert "resources/" not in block.split("output:")[0]
