@@ -86,11 +86,7 @@ class Copy:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares a costly fixture in one process: the built study, and else each file.
-
-    pytest-xdist 3.8 cannot pass groups on under pytest 9.2 (it renames a private field that is gone), so that each
-    process builds the study for itself: slower, with the same results.
-    """
+    """Keep what shares a costly fixture in one process: the built study, and else each file."""
     for item in items:
         group = "built" if "built" in item.fixturenames else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))

@@ -199,9 +199,7 @@ def main(
 
 def known_lengths(output: Path, quantizer: str, scheme: str) -> dict[tuple[str, str, int], int]:
     """Lengths of the baseline's answers, where they exist: a hint for the order, never an input."""
-    parts = list(output.parts)
-    position = len(parts) - 3
-    baseline = Path(*parts[:position], "none", "full", parts[-1])
+    baseline = output.parents[2] / "none" / "full" / output.name
     if [quantizer, scheme] == ["none", "full"] or not baseline.exists():
         return {}
     columns = ["benchmark", "id", "seed", "output_tokens"]
