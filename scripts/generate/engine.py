@@ -18,6 +18,7 @@ from scripts.generate.store import Store, checkpoint_digest, digest_of
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.imports import package_versions
+from scripts.run.lease import lease
 from scripts.run.progress import Progress
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
 from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
@@ -72,12 +73,13 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
     memory = {}
     if not on_gpu:
         # One process with the threads that the job was given; without a stated size vLLM takes the machine's memory.
-        os.environ |= {
+        defaults = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "TORCHDYNAMO_DISABLE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         }
+        os.environ |= defaults | os.environ
         config = AutoConfig.from_pretrained(checkpoint)
         memory["kv_cache_memory_bytes"] = (
             settings["max_num_seqs"] * settings["max_model_len"] * kv_bytes_per_token(config, settings["dtype"])
@@ -89,12 +91,19 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
         dtype=settings["dtype"],
         max_model_len=settings["max_model_len"],
         max_num_seqs=settings["max_num_seqs"],
-        tensor_parallel_size=torch.cuda.device_count() if on_gpu else 1,
+        tensor_parallel_size=tensor_parallel_size(),
         enforce_eager=not on_gpu,
         generation_config="vllm",
         seed=0,
         **memory,
     )
+
+
+def tensor_parallel_size() -> int:
+    """All GPUs that the job was given; one process on a CPU."""
+    import torch
+
+    return torch.cuda.device_count() or 1
 
 
 def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
@@ -109,9 +118,13 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     """Put the outputs of all requests into the store, longest expected first so that none runs alone at the end.
 
     SIGTERM, with which Slurm announces the end of a job, flushes the store and ends the process with status 143.
+
+    Raises:
+        UserError: a process of the engine died; what had finished is stored.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     engine = llm.llm_engine
     for index in sorted(range(len(requests)), key=lambda i: -requests[i].expected_tokens):
@@ -133,6 +146,11 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
                 store.add(requests[int(finished.request_id)].sample, row)
                 progress.add(1, tokens=row["output_tokens"])
             store.tick()
+    except EngineDeadError:
+        raise UserError(
+            f"{label}: a process of the engine died (killed, or out of memory; the log says more); "
+            f"{progress.done:,} of {progress.total:,} samples had finished and are stored: run again"
+        ) from None
     finally:
         store.flush()
     progress.close()
@@ -176,15 +194,17 @@ def main(
             expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
             sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
             requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))
-    store = Store(identity["checkpoint"], {request.sample for request in requests}, record.run())
-    missing = [request for request in requests if request.sample not in store.samples]
-    record.add_facts(samples=len(requests), generated=len(missing))
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"
-    if missing:
-        print(f"{label}: {len(missing):,} of {len(requests):,} samples to generate; starting the engine", flush=True)
-        generate(start_engine(checkpoint, settings), missing, store, label)
-    else:
-        print(f"{label}: all {len(requests):,} samples were in the store", flush=True)
+    with lease(f"{identity['checkpoint']}.{suite}", label):
+        run = record.run() | {"tensor_parallel_size": tensor_parallel_size()}
+        store = Store(identity["checkpoint"], {request.sample for request in requests}, run)
+        missing = [request for request in requests if request.sample not in store.samples]
+        record.add_facts(samples=len(requests), generated=len(missing))
+        if missing:
+            print(f"{label}: {len(missing):,} of {len(requests):,} samples to generate; starting the engine", flush=True)
+            generate(start_engine(checkpoint, settings), missing, store, label)
+        else:
+            print(f"{label}: all {len(requests):,} samples were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
     rows = [
         keys

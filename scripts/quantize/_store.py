@@ -10,7 +10,6 @@ import ast
 import functools
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 
 from scripts.quantize._link import link_checkpoint
 from scripts.run import record
-from scripts.run.files import sha256
+from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files, package_versions
+from scripts.run.lease import lease
 from scripts.run.unchanged import altered_files
 from scripts.table import read_rows
 
@@ -35,27 +35,32 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
         *, model: Path, checkpoint: Path, manifest: Path, settings: dict, calibration: list[Path] = (), **others: Any
     ) -> None:
         entry = CHECKPOINTS / address(module, model, settings, calibration)
-        if (entry / "manifest.json").exists():
-            if damaged := altered_files(entry / "checkpoint", entry / "manifest.json"):
-                print(f"store: {entry} is damaged ({damaged[0]} is missing or altered); made anew", flush=True)
-                shutil.rmtree(entry)
-            else:
+        with lease(entry.name, f"quantize {manifest.parent}"):
+            if is_whole(entry):
                 link_checkpoint(entry / "checkpoint", checkpoint)
                 shutil.copyfile(entry / "manifest.json", manifest)
                 record.add_facts(stored=entry.name)
                 print(f"quantize {manifest.parent}: linked from the store", flush=True)
                 return
-        if calibration:
-            others["calibration"] = calibration
-        main(model=model, checkpoint=checkpoint, manifest=manifest, settings=settings, **others)
-        # Made under another name: an entry with a manifest is whole, whoever else makes the same one.
-        making = entry.with_name(f".{entry.name}.{os.getpid()}")
-        link_checkpoint(checkpoint, making / "checkpoint")
-        shutil.copyfile(manifest, making / "manifest.json")
-        shutil.rmtree(entry, ignore_errors=True)
-        making.replace(entry)
+            if calibration:
+                others["calibration"] = calibration
+            main(model=model, checkpoint=checkpoint, manifest=manifest, settings=settings, **others)
+            # The manifest comes last: an entry that has one is whole.
+            link_checkpoint(checkpoint, entry / "checkpoint")
+            write_atomically(entry / "manifest.json", lambda path: shutil.copyfile(manifest, path))
 
     return link_or_make
+
+
+def is_whole(entry: Path) -> bool:
+    """Does the store hold this checkpoint? A damaged one is named and removed."""
+    if not (entry / "manifest.json").exists():
+        return False
+    if damaged := altered_files(entry / "checkpoint", entry / "manifest.json"):
+        print(f"store: {entry} is damaged ({damaged[0]} is missing or altered); made anew", flush=True)
+        shutil.rmtree(entry)
+        return False
+    return True
 
 
 def address(module: str, model: Path, settings: dict, calibration: list[Path]) -> str:

@@ -137,16 +137,17 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, or of the `manifest.json` beside a folder, which holds a digest of each of its files.
 
     Raises:
-        UserError: a file of the folder is missing or is not what the manifest says.
+        UserError: the file, or a file of the folder, is not what was once written there.
     """
-    if path.is_file():
-        return sha256(path)
-    manifest = _manifest(path)
-    if altered := altered_files(path, manifest):
+    if path.is_dir() and (altered := altered_files(path, _manifest(path))):
         raise UserError(
-            f"{path / altered[0]} is missing or altered (see {manifest}): delete {path.parent} and run again"
+            f"{path / altered[0]} is missing or altered (see {_manifest(path)}): delete {path.parent} and run again"
         )
-    return sha256(manifest)
+    found = sha256(path if path.is_file() else _manifest(path))
+    made = record_path(path)
+    if made.exists() and json.loads(made.read_text())["outputs"].get(str(path), found) != found:
+        raise UserError(f"{path} was altered since it was made (see {made}): delete it and run again")
+    return found
 
 
 def _manifest(folder: Path) -> Path:

@@ -6,10 +6,12 @@
 The annotation of a parameter says both how it is parsed and what it is to the provenance record.
 """
 
+import errno
 import functools
 import inspect
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -20,6 +22,9 @@ import typer
 
 from scripts.run import record
 from scripts.run.errors import UserError
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class Role(Enum):
@@ -36,7 +41,8 @@ Settings = Annotated[dict, typer.Option(parser=json.loads, metavar="JSON"), Role
 def stage(main: Callable[..., None]) -> typer.Typer:
     """Make a stage's `main` a command: the first output names the record, which is written when `main` returns.
 
-    A `UserError` ends the process with status 1 and its message, no traceback and no record.
+    A `UserError`, or a disk that cannot be written, ends the process with status 1 and a message, no traceback and
+    no record.
     """
     hints = get_type_hints(main, include_extras=True)
     roles = {
@@ -59,6 +65,13 @@ def stage(main: Callable[..., None]) -> typer.Typer:
             record.finish()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            # Arrow, safetensors and Python raise different types for a disk that is full; their words are the same.
+            if not any(os.strerror(code) in str(error) for code in DISK_ERRORS):
+                raise
+            cure = "make room there or allow writing, and run again; what is in results/store is kept"
+            print(f"error: {outputs[0]} could not be written: {error}: {cure}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
