@@ -13,7 +13,7 @@ from scripts.run.config import load
 from scripts.run.errors import UserError
 from scripts.run.imports import code_files, package_versions
 
-if Path(shutil.which("python") or "").parent != Path(sys.executable).parent:
+if Path(shutil.which("python") or "").parent.resolve() != Path(sys.executable).parent.resolve():
     raise WorkflowError(
         f"`python` is not the one that runs snakemake ({sys.executable}): activate the environment, source .venv/bin/activate"
     )
