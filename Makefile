@@ -7,7 +7,7 @@ UV := 0.13.9
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo test env check lock retrain lint format docs clean
+.PHONY: help demo test faults env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,6 +18,9 @@ demo: env ## run the default study and print its accuracy table
 
 test: env ## run the tests
 	@pytest
+
+faults: env ## disturb the tiny study in every way, count what is lost and repeated (about 25 minutes)
+	@pytest tests/test_faults.py -m "" --numprocesses 1
 
 env: check .venv/installed ## install the locked packages into .venv
 

@@ -1,5 +1,6 @@
 # What the rules share: the checked configuration, and the slices of it that a job's paths stand for.
 import json
+import os
 import re
 import shutil
 import sys
@@ -24,6 +25,11 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 
+onstart:
+    if Path("results").exists() and not os.access("results", os.W_OK):
+        raise WorkflowError("results/ cannot be written: allow writing there, or work in a folder of your own")
+
+
 def one_of(names):
     return "|".join(re.escape(name) for name in sorted(names))
 
@@ -43,30 +49,26 @@ def slice_of(settings, *keys):
     return json.dumps({key: settings[key] for key in keys})
 
 
-def module_name(pattern, wildcards):
-    """`scripts.score.{benchmark}` for these wildcards; `{source}` is where the model comes from."""
-    names = dict(wildcards.items())
-    if "model" in names:
-        names["source"] = study_config.models[names["model"]]["source"]
-    return pattern.format(**names)
+def of_module(find):
+    """For rules: what `find` tells of a module, `scripts.score.{benchmark}`; `{source}` is where the model comes from.
+
+    A function of the wildcards, where the name has any.
+    """
+
+    def rule_argument(pattern):
+        def found(wildcards):
+            names = dict(wildcards.items())
+            if "model" in names:
+                names["source"] = study_config.models[names["model"]]["source"]
+            return find(pattern.format(**names))
+
+        return found if "{" in pattern else find(pattern)
+
+    return rule_argument
 
 
-def code(pattern):
-    """Input function: the files of a module and of what it imports."""
-
-    def files(wildcards):
-        return code_files(module_name(pattern, wildcards))
-
-    return files
-
-
-def versions(pattern):
-    """Parameter function: versions of the packages that a module and what it imports use."""
-
-    def installed(wildcards):
-        return package_versions(module_name(pattern, wildcards))
-
-    return installed
+code = of_module(code_files)  # input: the module's file and those it imports
+versions = of_module(package_versions)  # parameter: the packages that these use
 
 
 # Sizes, from the facts of a model

@@ -103,3 +103,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     copy = Copy(tmp_path_factory.mktemp("built") / "repository")
     copy.build()
     return copy
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What each fault of tests/test_faults.py cost, summed over its trials."""
+    totals: dict[str, list[int]] = {}
+    for report in (r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, [])):
+        for name, values in report.user_properties:
+            if name == "fault" and report.when == "call":
+                fault, *counts = values
+                totals[fault] = [a + b for a, b in zip(totals.get(fault, [0] * 5), [1, *map(int, counts)], strict=True)]
+    if totals:
+        terminalreporter.section("faults")
+        row = "{:<34} {:>6} {:>21} {:>5} {:>9} {:>12}"
+        terminalreporter.line(
+            row.format("fault", "trials", "finished before rerun", "lost", "repeated", "tables equal")
+        )
+        for fault, numbers in totals.items():
+            terminalreporter.line(row.format(fault, *numbers))

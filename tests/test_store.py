@@ -221,15 +221,30 @@ def test_a_comment_costs_links_and_no_engine(moved: Copy):
     pd.testing.assert_frame_equal(rows_of(moved, artifact), before)
 
 
+def rerun(copy: Copy, record: str) -> subprocess.CompletedProcess[str]:
+    """The job as its record says it was started."""
+    arguments = json.loads((copy.root / record).read_text())["command"][1:]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy.root, check=False, capture_output=True, text=True, env=os.environ | {"PATH": copy.path},
+    )  # fmt: skip
+
+
 def test_an_altered_checkpoint_is_named(moved: Copy):
     flip(moved.root / "results/quantize/tiny-qwen-s/none/full/checkpoint/model.safetensors")
-    process = subprocess.run(
-        [sys.executable, *json.loads((moved.root / ARTIFACT).with_suffix(".record.json").read_text())["command"][1:]],
-        cwd=moved.root, check=False, capture_output=True, text=True, env=os.environ | {"PATH": moved.path},
-    )  # fmt: skip
+    process = rerun(moved, ARTIFACT.replace(".parquet", ".record.json"))
     assert process.returncode == 1
     assert "none/full/checkpoint/model.safetensors is missing or altered" in process.stderr
     assert "delete results/quantize/tiny-qwen-s/none/full and run again" in process.stderr
+
+
+def test_an_altered_table_is_named(moved: Copy):
+    """The samples, when they are scored."""
+    flip(moved.root / ARTIFACT)
+    process = rerun(moved, "results/score/tiny-qwen-s/none/full/addition.record.json")
+    assert process.returncode == 1
+    assert f"{ARTIFACT} was altered since it was made" in process.stderr
+    assert f"delete {ARTIFACT} and run again" in process.stderr
 
 
 def command(copy: Copy, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -5,10 +5,12 @@ What the store holds is not generated again; what the engine finishes is stored 
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
@@ -124,7 +126,6 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
-    from vllm.v1.engine.exceptions import EngineDeadError
 
     engine = llm.llm_engine
     for index in sorted(range(len(requests)), key=lambda i: -requests[i].expected_tokens):
@@ -132,11 +133,12 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
         engine.add_request(str(index), {"prompt_token_ids": requests[index].prompt}, sampling)
     told_to_stop = []
     signal.signal(signal.SIGTERM, lambda number, _: told_to_stop.append(number))
+    step = watched(engine.step)
     progress = Progress(label, len(requests), "samples")
     progress.print()
     try:
         while engine.has_unfinished_requests() and not told_to_stop:
-            for finished in engine.step():
+            for finished in step():
                 answer = finished.outputs[0]
                 row = {
                     "output": answer.text,
@@ -146,7 +148,7 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
                 store.add(requests[int(finished.request_id)].sample, row)
                 progress.add(1, tokens=row["output_tokens"])
             store.tick()
-    except EngineDeadError:
+    except ChildProcessError:
         raise UserError(
             f"{label}: a process of the engine died (killed, or out of memory; the log says more); "
             f"{progress.done:,} of {progress.total:,} samples had finished and are stored: run again"
@@ -158,6 +160,33 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     if told_to_stop:
         print(f"{label}: told to stop; what is finished is stored, and the next run goes on from there", flush=True)
         raise SystemExit(143)
+
+
+def watched(step: Callable[[], list]) -> Callable[[], list]:
+    """`step`, raising ChildProcessError when a process of the engine has died, for which vLLM would wait for ever."""
+    processes = psutil.Process().children()
+    inside = []
+
+    def is_alive(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def check(*_: object) -> None:
+        if inside and not all(is_alive(process) for process in processes):
+            raise ChildProcessError
+
+    def step_or_raise() -> list:
+        inside.append(True)
+        try:
+            check()
+            return step()
+        finally:
+            inside.clear()
+
+    signal.signal(signal.SIGCHLD, check)
+    return step_or_raise
 
 
 @stage
@@ -195,16 +224,17 @@ def main(
             sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
             requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"
+    count = f"{len(requests):,} samples"
     with lease(f"{identity['checkpoint']}.{suite}", label):
         run = record.run() | {"tensor_parallel_size": tensor_parallel_size()}
         store = Store(identity["checkpoint"], {request.sample for request in requests}, run)
         missing = [request for request in requests if request.sample not in store.samples]
         record.add_facts(samples=len(requests), generated=len(missing))
         if missing:
-            print(f"{label}: {len(missing):,} of {len(requests):,} samples to generate; starting the engine", flush=True)
+            print(f"{label}: {len(missing):,} of {count} to generate; starting the engine", flush=True)
             generate(start_engine(checkpoint, settings), missing, store, label)
         else:
-            print(f"{label}: all {len(requests):,} samples were in the store", flush=True)
+            print(f"{label}: all {count} were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
     rows = [
         keys

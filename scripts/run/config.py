@@ -5,6 +5,7 @@ Every error names the file, the key and the cure.
 
 import csv
 import difflib
+import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def load(config: dict, sources: list[str]) -> Config:
 
 def _validate(document: Any, schema: str, source: str) -> None:
     path = SCHEMAS / f"{schema}.schema.yaml"
-    error = best_match(Draft202012Validator(yaml.safe_load(path.read_text())).iter_errors(document))
+    error = best_match(_validator(path).iter_errors(document))
     if error is None:
         return
     where = ".".join(str(part) for part in error.absolute_path) or "the top level"
@@ -89,6 +90,11 @@ def _validate(document: Any, schema: str, source: str) -> None:
         unknown = next(key for key in error.instance if key not in known)
         message = f"{source}: {where}: unknown key {unknown!r}{_suggest(unknown, known)}"
     raise UserError(f"{message} (see {path})")
+
+
+@functools.cache
+def _validator(path: Path) -> Draft202012Validator:
+    return Draft202012Validator(yaml.safe_load(path.read_text()))
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -126,8 +132,8 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _read_models() -> dict[str, dict]:
-    schema = yaml.safe_load((SCHEMAS / "models.schema.yaml").read_text())
-    integers = {key for key, value in schema["properties"].items() if value.get("type") == "integer"}
+    properties = _validator(SCHEMAS / "models.schema.yaml").schema["properties"]
+    integers = {key for key, value in properties.items() if value.get("type") == "integer"}
     if not MODELS.exists():
         raise UserError(f"{MODELS} is missing; restore it")
     with MODELS.open(newline="") as stream:

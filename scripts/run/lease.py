@@ -73,7 +73,7 @@ def _beat(path: Path, released: threading.Event) -> None:
 
 def _this_process() -> dict:
     """Names a process for good: process numbers are used again, and containers share host names."""
-    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
     pid = os.getpid()
     return {"host": socket.gethostname(), "machine": machine, "pid": pid, "ticks": _start_ticks(pid)}
 

@@ -143,10 +143,11 @@ def digest(path: Path) -> str:
         raise UserError(
             f"{path / altered[0]} is missing or altered (see {_manifest(path)}): delete {path.parent} and run again"
         )
-    found = sha256(path if path.is_file() else _manifest(path))
+    file = _manifest(path) if path.is_dir() else path
+    found = sha256(file)
     made = record_path(path)
     if made.exists() and json.loads(made.read_text())["outputs"].get(str(path), found) != found:
-        raise UserError(f"{path} was altered since it was made (see {made}): delete it and run again")
+        raise UserError(f"{file} was altered since it was made (see {made}): delete {file} and run again")
     return found
 
 

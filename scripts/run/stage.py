@@ -23,7 +23,6 @@ import typer
 from scripts.run import record
 from scripts.run.errors import UserError
 
-
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 

@@ -1,0 +1,122 @@
+"""What planning costs: `snakemake -n` on large grids beside a bare Snakefile of as many jobs, in user CPU seconds.
+
+python -m tests.bench.plan
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from tests.conftest import TINY_STUDY, Copy
+
+# models, schemes: the paper's grid has eight and fifteen.
+GRIDS = [(8, 15), (20, 50)]
+BENCHMARKS = ["addition", "multiplication"]
+
+BARE = """
+models = [f"m{{i}}" for i in range({models})]
+schemes = [f"s{{i}}" for i in range({schemes})]
+
+rule all:
+    input:
+        expand("report/{{table}}.parquet", table=["accuracy", "summary"]),
+
+rule model:
+    output: "models/{{model}}/manifest.json"
+    shell: "true"
+
+rule questions:
+    output: "questions/{{benchmark}}.parquet"
+    shell: "true"
+
+rule quantize:
+    input: "models/{{model}}/manifest.json"
+    output: "quantize/{{model}}/{{scheme}}/manifest.json"
+    shell: "true"
+
+rule generate:
+    input:
+        "quantize/{{model}}/{{scheme}}/manifest.json",
+        expand("questions/{{benchmark}}.parquet", benchmark={benchmarks}),
+    output: "generate/{{model}}/{{scheme}}/suite.parquet"
+    shell: "true"
+
+rule score:
+    input:
+        "generate/{{model}}/{{scheme}}/suite.parquet",
+        "questions/{{benchmark}}.parquet",
+    output: "score/{{model}}/{{scheme}}/{{benchmark}}.parquet"
+    shell: "true"
+
+rule accuracy:
+    input:
+        expand("score/{{model}}/{{scheme}}/{{benchmark}}.parquet",
+            model=models, scheme=schemes, benchmark={benchmarks}),
+    output: "report/accuracy.parquet"
+    shell: "true"
+
+rule summary:
+    input: "report/accuracy.parquet"
+    output: "report/summary.parquet"
+    shell: "true"
+"""
+
+
+def plan(folder: Path, *arguments: str) -> tuple[int, float]:
+    """Planned jobs, `rule all` included, and the user CPU seconds that planning took."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", *arguments]
+    environment = os.environ | {"PATH": Copy.path}
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        output.seek(0)
+        text = output.read()
+    assert status == 0, text[-3000:]
+    totals = [line.split()[1] for line in text.splitlines() if line.startswith("total ")]
+    return int(totals[-1]), usage.ru_utime
+
+
+def ours(folder: Path, models: int, schemes: int) -> Copy:
+    """The pipeline with a grid of this size: tiny models under other names, one quantizer under many."""
+    copy = Copy(folder)
+    path = copy.root / "config/models.tsv"
+    with path.open(newline="") as stream:
+        row = next(csv.DictReader(stream, delimiter="\t"))
+    names = [f"tiny-{i}" for i in range(models)]
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, row, delimiter="\t")
+        writer.writeheader()
+        writer.writerows(row | {"model": name} for name in names)
+    quantizers = {
+        "none": {"schemes": {"full": {}}},
+        "rtn": {"schemes": {f"w3-v{i}": {"bits": 3, "group_size": -1} for i in range(schemes - 1)}},
+    }
+    (copy.root / "config/quantizers.yaml").write_text(yaml.safe_dump(quantizers))
+    pairs = [f"{quantizer}/{scheme}" for quantizer, entry in quantizers.items() for scheme in entry["schemes"]]
+    study = {"suites": ["arithmetic"], "grid": [{"models": names, "schemes": pairs}]}
+    suite = TINY_STUDY["suites"]["arithmetic"] | {"benchmarks": BENCHMARKS}
+    copy.write_config({"studies": {"large": study}, "suites": {"arithmetic": suite}, "corpora": {}, "retrain": True})
+    return copy
+
+
+def main() -> None:
+    print(f"{'checkpoints':>11} {'jobs':>7} {'ours, s':>8} {'bare, s':>8} {'ratio':>6}")
+    with tempfile.TemporaryDirectory() as scratch:
+        for models, schemes in GRIDS:
+            folder = Path(scratch, f"{models}x{schemes}")
+            jobs, seconds = plan(ours(folder, models, schemes).root, "--configfile", "config/tiny.yaml")
+            bare = folder.with_name(f"{folder.name}-bare")
+            bare.mkdir()
+            (bare / "Snakefile").write_text(BARE.format(models=models, schemes=schemes, benchmarks=BENCHMARKS))
+            bare_jobs, bare_seconds = plan(bare)
+            assert jobs == bare_jobs, (jobs, bare_jobs)
+            print(f"{models * schemes:11,} {jobs:7,} {seconds:8.1f} {bare_seconds:8.1f} {seconds / bare_seconds:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
