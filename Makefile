@@ -7,10 +7,10 @@ UV := 0.13.9
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo test faults env check lock retrain lint format docs clean
+.PHONY: help demo test faults bench-generate env check lock retrain lint format docs clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 demo: env ## run the default study and print its accuracy table
 	@snakemake --cores all --quiet host rules
@@ -21,6 +21,9 @@ test: env ## run the tests
 
 faults: env ## disturb the tiny study in every way, count what is lost and repeated (about 25 minutes)
 	@pytest tests/test_faults.py -m "" --numprocesses 1
+
+bench-generate: env ## measure generating, the store and planning side by side with the bare thing (about 20 minutes)
+	@for part in generate store simulate plan; do python -m tests.bench.$$part; done
 
 env: check .venv/installed ## install the locked packages into .venv
 

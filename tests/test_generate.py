@@ -1,10 +1,17 @@
 """Prompts, seeds and memory: what goes into the engine."""
 
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from scripts.generate.engine import kv_bytes_per_token
-from scripts.generate.prompts import prompt_ids, request_seed
+from scripts.generate.engine import generate, known_lengths, kv_bytes_per_token
+from scripts.generate.prompts import Request, prompt_ids, request_seed
+from scripts.generate.store import Store
 from scripts.models.arithmetic import RECIPES, build_model, build_tokenizer
 from scripts.run.errors import UserError
 
@@ -48,3 +55,32 @@ def test_kv_cache_size_follows_from_the_model(name: str, size: int):
     config.head_dim = 64  # stated, and not hidden / heads
     assert kv_bytes_per_token(config, "float32") == size * 2
     assert torch.float32.itemsize == 4
+
+
+def test_the_baselines_lengths_are_the_hint_where_they_exist(tmp_path: Path):
+    baseline = tmp_path / "model/none/full/suite.parquet"
+    artifact = tmp_path / "model/rtn/w3/suite.parquet"
+    assert known_lengths(artifact, "rtn", "w3") == {}
+    baseline.parent.mkdir(parents=True)
+    row = {"benchmark": "addition", "id": "1+1", "seed": 42, "output_tokens": 7}
+    pq.write_table(pa.Table.from_pylist([row]), baseline)
+    assert known_lengths(artifact, "rtn", "w3") == {("addition", "1+1", 42): 7}
+    assert known_lengths(baseline, "none", "full") == {}
+
+
+def test_the_longest_expected_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In all orders of arrival; the engine here only listens."""
+    from scripts.run import record
+
+    monkeypatch.setitem(record._current, "record", {"facts": {}})
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    asked = []
+    engine = SimpleNamespace(
+        add_request=lambda index, *_: asked.append(requests[int(index)].expected_tokens),
+        has_unfinished_requests=lambda: False,
+        step=list,
+    )
+    lengths = [5, 900, 1, 70, 70]
+    requests = [Request("b", str(i), 42, [1], n, {"max_tokens": 9}, str(i)) for i, n in enumerate(lengths)]
+    generate(SimpleNamespace(llm_engine=engine), requests, Store("c", set(), {}, tmp_path), "label")
+    assert asked == [900, 70, 70, 5, 1]

@@ -5,8 +5,8 @@ What the store holds is not generated again; what the engine finishes is stored 
 
 import os
 import signal
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from scripts.generate.prompts import prompt_ids, request_seed
-from scripts.generate.store import Store, checkpoint_digest, digest_of
+from scripts.generate.prompts import Request, build_requests
+from scripts.generate.store import Store, checkpoint_digest
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.imports import package_versions
@@ -39,17 +39,6 @@ SCHEMA = pa.schema(
         column("sample", pa.string(), "address in the sample store"),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    benchmark: str
-    id: str
-    seed: int
-    prompt: list[int]
-    expected_tokens: int
-    sampling: dict  # of vLLM's SamplingParams
-    sample: str  # address in the store
 
 
 def engine_identity(settings: dict) -> dict:
@@ -136,6 +125,7 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     step = watched(engine.step)
     progress = Progress(label, len(requests), "samples")
     progress.print()
+    startup_seconds = time.time() - psutil.Process().create_time()
     try:
         while engine.has_unfinished_requests() and not told_to_stop:
             for finished in step():
@@ -156,7 +146,11 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     finally:
         store.flush()
     progress.close()
-    record.add_facts(generated_tokens=progress.tokens, generation_seconds=round(progress.seconds, 3))
+    record.add_facts(
+        startup_seconds=round(startup_seconds, 3),
+        generation_seconds=round(progress.seconds, 3),
+        generated_tokens=progress.tokens,
+    )
     if told_to_stop:
         print(f"{label}: told to stop; what is finished is stored, and the next run goes on from there", flush=True)
         raise SystemExit(143)
@@ -202,27 +196,8 @@ def main(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(settings)}
-    known = known_lengths(output, quantizer, scheme)
-    requests = []
-    for row in (row for path in questions for row in read_rows(path)):
-        ids = prompt_ids(tokenizer, row["messages"])
-        if len(ids) >= settings["max_model_len"]:
-            raise UserError(
-                f"{row['benchmark']}: question {row['id']} has {len(ids)} prompt tokens; "
-                f"raise max_model_len ({settings['max_model_len']}) of suite {suite}"
-            )
-        for seed in settings["seeds"]:
-            sampling = {
-                "temperature": settings["temperature"],
-                "top_p": settings["top_p"],
-                "top_k": settings["top_k"],
-                "max_tokens": settings["max_model_len"] - len(ids),
-                "seed": request_seed(seed, row["id"], paper_seeds=settings["paper_seeds"]),
-                "skip_special_tokens": True,
-            }
-            expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
-            sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
-            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))
+    rows = [row for path in questions for row in read_rows(path)]
+    requests = build_requests(rows, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"
     count = f"{len(requests):,} samples"
     with lease(f"{identity['checkpoint']}.{suite}", label):

@@ -1,10 +1,65 @@
-"""Prompts as token ids: rendered and tokenized once, by the checkpoint's own tokenizer and chat template."""
+"""What the engine is asked: prompts as token ids, rendered and tokenized once, with sampling, seed and address."""
 
 import hashlib
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    benchmark: str
+    id: str
+    seed: int
+    prompt: list[int]
+    expected_tokens: int
+    sampling: dict  # of vLLM's SamplingParams
+    sample: str  # address in the store
+
+
+def build_requests(
+    questions: list[dict],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict,
+    identity: dict,
+    known: dict[tuple[str, str, int], int],
+) -> list[Request]:
+    """One request per question and seed, in the order of both.
+
+    Args:
+        questions: rows of question files.
+        tokenizer: of the checkpoint.
+        settings: of the suite.
+        identity: what beside prompt and sampling determines a sample.
+        known: answer lengths by benchmark, question and seed, where known.
+
+    Raises:
+        UserError: a prompt leaves no room for an answer, or has two BOS.
+    """
+    requests = []
+    for row in questions:
+        ids = prompt_ids(tokenizer, row["messages"])
+        if len(ids) >= settings["max_model_len"]:
+            raise UserError(
+                f"{row['benchmark']}: question {row['id']} has {len(ids)} prompt tokens; "
+                f"raise max_model_len ({settings['max_model_len']}) of its suite"
+            )
+        for seed in settings["seeds"]:
+            sampling = {
+                "temperature": settings["temperature"],
+                "top_p": settings["top_p"],
+                "top_k": settings["top_k"],
+                "max_tokens": settings["max_model_len"] - len(ids),
+                "seed": request_seed(seed, row["id"], paper_seeds=settings["paper_seeds"]),
+                "skip_special_tokens": True,
+            }
+            expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
+            sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
+            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))
+    return requests
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:

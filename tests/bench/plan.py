@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import TINY_STUDY, Copy
 
 # models, schemes: the paper's grid has eight and fifteen.
-GRIDS = [(8, 15), (20, 50)]
+GRIDS = [(8, 15), (20, 50), (100, 100)]
 BENCHMARKS = ["addition", "multiplication"]
 
 BARE = """
