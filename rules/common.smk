@@ -114,6 +114,9 @@ def model_facts(wildcards):
         "context_length",
         "parameters",
         "layers",
+        "hidden_size",
+        "intermediate_size",
+        "heads",
         "kv_heads",
         "head_dim",
     )

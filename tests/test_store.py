@@ -16,7 +16,7 @@ import pytest
 
 from scripts.generate import store
 from scripts.generate.store import Store, checkpoint_digest, read_segment, segments, write_segment
-from scripts.quantize._store import code_digest
+from scripts.run.imports import code_digest, code_files
 from tests.conftest import Copy
 
 CHECKPOINT = "c" * 64
@@ -125,9 +125,18 @@ def test_volatile_fields_and_packed_twins_do_not_move_the_checkpoint_digest(buil
     assert checkpoint_digest(changed / "checkpoint") != digest
 
 
-def test_comments_and_formatting_do_not_move_the_code_digest():
-    assert code_digest("x = 1  # one\n") == code_digest("\n# another\nx = (\n    1\n)\n")
-    assert code_digest("x = 1") != code_digest("x = 2")
+def test_comments_and_formatting_do_not_move_the_code_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").mkdir()
+
+    def digest(source: str) -> str:
+        (tmp_path / "scripts/x.py").write_text(source)
+        code_files.cache_clear()
+        return code_digest("scripts.x")
+
+    assert digest("x = 1  # one\n") == digest("\n# another\nx = (\n    1\n)\n")
+    assert digest("x = 1") != digest("x = 2")
+    code_files.cache_clear()
 
 
 # On the tiny study, with real vLLM.

@@ -16,18 +16,40 @@ def grouped(x: torch.Tensor, group_size: int) -> torch.Tensor:
     return x.unflatten(-1, (-1, group_size))
 
 
-def asymmetric_grid(x: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def asymmetric_grid(x: torch.Tensor, bits: int, clip: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of each last axis, from minimum and maximum including 0: `(..., n)` → two `(..., 1)`.
 
     Equation 2 of Nagel et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295), with the zero
-    point an integer on the grid.
+    point an integer on the grid; `clip` shrinks both ends.
     """
-    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    low, high = x.amin(-1, keepdim=True).clamp(max=0) * clip, x.amax(-1, keepdim=True).clamp(min=0) * clip
     scale = (high - low) / (2**bits - 1)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     return scale, torch.round(-low / scale)
 
 
+def symmetric_grid(x: torch.Tensor, bits: int, clip: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale of each last axis, from the largest magnitude, and the zero point in the middle of the grid.
+
+    Equation 6 of Nagel et al. (arXiv 2106.08295), signed: the largest magnitude is the largest positive integer.
+    """
+    scale = x.abs().amax(-1, keepdim=True) * clip / (2 ** (bits - 1) - 1)
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return scale, torch.full_like(scale, 2 ** (bits - 1))
+
+
 def fake_quantize(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
     """Round to the nearest of `2**bits` values of the grid and return to real numbers: same shape as `x`."""
     return (torch.clamp(torch.round(x / scale) + zero, 0, 2**bits - 1) - zero) * scale
+
+
+def round_tokens(
+    x: torch.Tensor, bits: int, group_size: int = -1, *, symmetric: bool = False, clip: float = 1.0
+) -> torch.Tensor:
+    """Fake-quantize each token's channels, in groups that have a grid of their own: `(..., n)`, in x's dtype.
+
+    The grid is computed in float32, whatever the dtype of `x`.
+    """
+    groups = grouped(x.float(), group_size)
+    scale, zero = (symmetric_grid if symmetric else asymmetric_grid)(groups, bits, clip)
+    return fake_quantize(groups, scale, zero, bits).reshape(x.shape).to(x.dtype)

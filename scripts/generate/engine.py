@@ -3,6 +3,7 @@
 What the store holds is not generated again; what the engine finishes is stored at once.
 """
 
+import json
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ from scripts.generate.prompts import Request, build_requests
 from scripts.generate.store import Store, checkpoint_digest
 from scripts.run import record
 from scripts.run.errors import UserError
-from scripts.run.imports import package_versions
+from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease
 from scripts.run.progress import Progress
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
@@ -41,12 +42,13 @@ SCHEMA = pa.schema(
 )
 
 
-def engine_identity(settings: dict) -> dict:
+def engine_identity(checkpoint: Path, settings: dict) -> dict:
     """What of the engine can move a sample, known without starting it."""
     import torch
 
     packages = package_versions("scripts.generate.engine")
-    return {
+    plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if fake_quantization(checkpoint) else {}
+    return plugin | {
         "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "dtype": settings["dtype"],
@@ -55,8 +57,18 @@ def engine_identity(settings: dict) -> dict:
     }
 
 
+def fake_quantization(checkpoint: Path) -> dict | None:
+    """What our plugin is to round when it serves this checkpoint, None where it has no part."""
+    settings = json.loads((checkpoint / "config.json").read_text()).get("quantization_config", {})
+    return settings if settings.get("quant_method") == "fakequant" else None
+
+
 def start_engine(checkpoint: Path, settings: dict) -> "LLM":
-    """vLLM in this process; the KV cache holds `max_num_seqs` sequences of full length on a CPU."""
+    """vLLM in this process; the KV cache holds `max_num_seqs` sequences of full length on a CPU.
+
+    Raises:
+        UserError: the checkpoint cannot be served on this number of GPUs.
+    """
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -75,6 +87,13 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
         memory["kv_cache_memory_bytes"] = (
             settings["max_num_seqs"] * settings["max_model_len"] * kv_bytes_per_token(config, settings["dtype"])
         )
+    if fake := fake_quantization(checkpoint):
+        from scripts.fakequant.plugin import check_tensor_parallel  # registers the plugin
+
+        try:
+            check_tensor_parallel(fake, tensor_parallel_size())
+        except ValueError as error:
+            raise UserError(f"{checkpoint}: {error}") from None
     from vllm import LLM
 
     return LLM(
@@ -195,7 +214,7 @@ def main(
     settings: Settings,
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(settings)}
+    identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
     rows = [row for path in questions for row in read_rows(path)]
     requests = build_requests(rows, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"

@@ -200,6 +200,9 @@ def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:
         "context_length": config.max_position_embeddings,
         "parameters": model.num_parameters(),
         "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "heads": config.num_attention_heads,
         "kv_heads": config.num_key_value_heads,
         "head_dim": config.hidden_size // config.num_attention_heads,
     }

@@ -1,5 +1,6 @@
-"""A checkpoint with other weights in its linear layers, shard by shard."""
+"""A checkpoint with other weights in its linear layers, shard by shard, and with word of what the engine rounds."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from scripts.fakequant.settings import METHOD
 from scripts.quantize._link import link_checkpoint
 from scripts.run.files import write_atomically
 
@@ -32,3 +34,10 @@ def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Ten
             if LINEAR_WEIGHT.fullmatch(name):
                 tensors[name] = change(name, tensor).to(tensor.dtype).contiguous()
         write_atomically(shard, lambda path, tensors=tensors, metadata=metadata: save_file(tensors, path, metadata))
+
+
+def write_fake_quantization(checkpoint: Path, settings: dict) -> None:
+    """State in `config.json` what the engine rounds; scripts/fakequant/settings.py describes the settings."""
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": METHOD} | settings}
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))

@@ -6,7 +6,6 @@ The address is the digest of what determines the checkpoint: the contents of mod
 package versions, and the code without its comments and formatting. An edit that changes none of these costs a link.
 """
 
-import ast
 import functools
 import hashlib
 import json
@@ -18,7 +17,7 @@ from typing import Any
 from scripts.quantize._link import link_checkpoint
 from scripts.run import record
 from scripts.run.files import sha256, write_atomically
-from scripts.run.imports import code_files, package_versions
+from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease
 from scripts.run.unchanged import altered_files
 from scripts.table import read_rows
@@ -66,15 +65,10 @@ def is_whole(entry: Path) -> bool:
 def address(module: str, model: Path, settings: dict, calibration: list[Path]) -> str:
     """Digest of all that determines a checkpoint."""
     content = {
-        "code": {path: code_digest(Path(path).read_text()) for path in code_files(module)},
+        "code": code_digest(module),
         "packages": package_versions(module),
         "settings": settings,
         "model": sha256(model.with_name("manifest.json")),
         "calibration": [read_rows(path) for path in calibration],  # not the file: its metadata name who made it
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def code_digest(source: str) -> str:
-    """Digest of a file's syntax tree: comments and formatting left out."""
-    return hashlib.sha256(ast.dump(ast.parse(source)).encode()).hexdigest()

@@ -1,14 +1,17 @@
 """Round to nearest: every weight to the nearest value of an asymmetric min/max grid, without any data.
 
 The floor that other quantizers have to beat: Equation 2 of Nagel et al., "A White Paper on Neural Network
-Quantization" (arXiv 2106.08295), per output channel or per group of input channels.
+Quantization" (arXiv 2106.08295), per output channel or per group of input channels. Activations, keys and values are
+rounded on the same grid, per token, when the checkpoint is served.
 """
 
 import torch
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
+from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.manifest import write_manifest
-from scripts.quantize._rewrite import rewrite_linears
+from scripts.quantize._link import link_checkpoint
+from scripts.quantize._rewrite import rewrite_linears, write_fake_quantization
 from scripts.quantize._store import stored
 from scripts.run.stage import Input, Output, Settings, stage
 
@@ -23,7 +26,25 @@ def quantize_weight(weight: torch.Tensor, bits: int, group_size: int) -> torch.T
 @stage
 @stored
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
-    rewrite_linears(model, checkpoint, lambda _, w: quantize_weight(w, settings["bits"], settings["group_size"]))
+    def change(name: str, weight: torch.Tensor) -> torch.Tensor:
+        group_size = settings["group_size"]
+        if group_size == -1 and name.split(".")[-2] in ROW_PARALLEL:
+            group_size = weight.shape[1] // settings.get("row_groups", 1)
+        return quantize_weight(weight, settings["bits"], group_size)
+
+    if "bits" in settings:
+        rewrite_linears(model, checkpoint, change)
+    else:
+        link_checkpoint(model, checkpoint)
+    served = {}
+    if "activation_bits" in settings:
+        served["row_groups"] = settings["row_groups"]
+        served["activations"] = {"bits": settings["activation_bits"], "symmetric": False, "clip": 1.0}
+    if "kv_bits" in settings:
+        served["keys"] = {"bits": settings["kv_bits"], "clip": 1.0, "hadamard": False}
+        served["values"] = {"bits": settings["kv_bits"], "clip": 1.0}
+    if served:
+        write_fake_quantization(checkpoint, served)
     write_manifest(checkpoint, manifest)
 
 

@@ -6,6 +6,7 @@ Every error names the file, the key and the cure.
 import csv
 import difflib
 import functools
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ SCHEMAS = Path("config/schemas")
 MODELS = Path("config/models.tsv")
 QUANTIZERS = Path("config/quantizers.yaml")
 BASELINE = "none/full"
+# What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
+NUMBERS = re.compile(
+    r"(?=w|kv)(?:w(?P<bits>\d+))?(?:a(?P<activation_bits>\d+))?(?:kv(?P<kv_bits>\d+))?(?:g(?P<group_size>\d+))?(?=-|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -159,13 +164,17 @@ def _check_schemes(config: Config) -> None:
     for name, settings in config.schemes.items():
         quantizer, scheme = name.split("/")
         code_files(f"scripts.quantize.{quantizer}")
-        stated = re.match(r"w(\d+)(?:g(\d+))?(?![a-z0-9])", scheme)
-        if stated and "bits" in settings:
-            bits, group_size = int(stated[1]), int(stated[2] or -1)
-            if (bits, group_size) != (settings["bits"], settings["group_size"]):
+        match = NUMBERS.match(scheme)
+        if match is None:
+            continue
+        stated = {key: int(value) for key, value in match.groupdict().items() if value}
+        if "bits" in stated:
+            stated = {"group_size": -1} | stated
+        for key in match.groupdict():
+            if stated.get(key) != settings.get(key):
                 raise UserError(
-                    f"{QUANTIZERS}: {quantizer}.schemes.{scheme}: the name says bits {bits} and group_size "
-                    f"{group_size}, the settings {settings['bits']} and {settings['group_size']}; correct one"
+                    f"{QUANTIZERS}: {quantizer}.schemes.{scheme}: the name says {key} {stated.get(key, 'none')}, "
+                    f"the settings {settings.get(key, 'none')}; correct one"
                 )
 
 
@@ -228,7 +237,18 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
     if corpus := config.schemes[scheme].get("corpus"):
         _known(corpus, config.corpora, f"{source}: corpora (asked for by {scheme} in {QUANTIZERS})", "corpus")
         suites += [config.corpora[corpus]["suite"]] if "suite" in config.corpora[corpus] else []
-    context = config.models[model]["context_length"]
+    facts = config.models[model]
+    widths = {"hidden_size": facts["hidden_size"], "intermediate_size": facts["intermediate_size"]}
+    widths |= {"heads × head_dim": facts["heads"] * facts["head_dim"]}
+    for key in ("group_size", "row_groups"):
+        size = config.schemes[scheme].get(key, -1)
+        misfit = next((name for name, width in widths.items() if size != -1 and width % size), None)
+        if misfit:
+            raise UserError(
+                f"{source}: studies.{study}.grid: {scheme} has {key} {size} (in {QUANTIZERS}), which does not divide "
+                f"{misfit} of {model}, {widths[misfit]}; choose a divisor of {math.gcd(*widths.values())}"
+            )
+    context = facts["context_length"]
     for suite in suites:
         limit = config.suites[suite]["max_model_len"]
         if limit > context:

@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import hashlib
 import importlib.metadata
+import json
 import sys
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -52,6 +54,12 @@ def code_files(module: str) -> list[str]:
         raise UserError(f"{importing.relative_to(root)} imports {missing[0]}, for which there is no file: correct it")
     files = {Path(found.__file__).relative_to(root) for found in finder.modules.values() if found.__file__}
     return sorted(str(f) for f in files if UNTRACKED not in f.parents and (root / f).stat().st_size)
+
+
+def code_digest(module: str) -> str:
+    """Digest of the module and all it imports from `scripts/`, comments and formatting left out."""
+    trees = {path: ast.dump(ast.parse(Path(path).read_text())) for path in code_files(module)}
+    return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

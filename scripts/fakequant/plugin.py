@@ -1,0 +1,134 @@
+"""vLLM rounds as a checkpoint says: one quantization method for every architecture, no model file copied.
+
+`register_quantization_config` is vLLM's extension point. Importing this module registers the method `fakequant`
+in a process; vLLM's workers import it because the configuration that they receive is of a class defined here.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from vllm.config import get_current_vllm_config
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.linear import LinearBase, QKVParallelLinear, RowParallelLinear, UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization import register_quantization_config
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+
+from scripts.fakequant.rounding import fake_quantize
+from scripts.fakequant.settings import KEY_GRIDS, METHOD, round_heads, round_input
+
+Grid = tuple[torch.Tensor, torch.Tensor]  # scale and zero point
+
+
+def check_tensor_parallel(settings: dict[str, Any], size: int) -> None:
+    """Refuse a tensor-parallel size under which a rank would hold a part of a row group.
+
+    Raises:
+        ValueError: `size` does not divide `row_groups`.
+    """
+    groups = settings.get("row_groups", size)  # where nothing depends on them, any size will do
+    if groups % size:
+        raise ValueError(
+            f"tensor-parallel size {size} does not divide row_groups {groups} of this checkpoint: serve it on "
+            f"{' or '.join(str(n) for n in range(1, groups + 1) if groups % n == 0)} GPUs"
+        )
+
+
+class FakeQuantLinear(UnquantizedLinearMethod):
+    """A linear layer whose input is rounded, and whose keys are, where it makes them before RoPE."""
+
+    def __init__(self, name: str, settings: dict[str, Any], key_grid: Grid | None) -> None:
+        super().__init__()
+        self.name, self.settings, self.key_grid = name, settings, key_grid
+        size = get_tensor_model_parallel_world_size()
+        self.row_groups = settings.get("row_groups", size) // size
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        if self.key_grid is not None:
+            scale, zero = self.key_grid
+            self.key_grid = scale.to(layer.weight.device), zero.to(layer.weight.device)
+        super().process_weights_after_loading(layer)
+
+    def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        x = round_input(x, self.name, self.settings, self.row_groups)
+        if self.key_grid is None:
+            return super().apply(layer, x, bias)
+        settings = self.settings["keys_before_rope"]
+        y = super().apply(layer, x, None if settings["before_bias"] else bias)
+        sizes = [heads * layer.head_size for heads in (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)]
+        query, key, value = y.split(sizes, -1)
+        key = fake_quantize(key.float(), *self.key_grid, settings["bits"]).to(key.dtype)
+        y = torch.cat([query, key, value], -1)
+        return y + bias if settings["before_bias"] and bias is not None else y
+
+
+@register_quantization_config(METHOD)
+class FakeQuantConfig(QuantizationConfig):
+    """`quantization_config` of a checkpoint's `config.json`; scripts/fakequant/settings.py says what is in it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.settings = settings
+        self._key_grids: dict[str, torch.Tensor] | None = None
+
+    @classmethod
+    def get_name(cls) -> str:
+        return METHOD
+
+    @classmethod
+    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return 0
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return []
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FakeQuantConfig":
+        return cls(config)
+
+    def get_quant_method(self, layer: nn.Module, prefix: str) -> UnquantizedLinearMethod | None:
+        """The decoder blocks' linear layers get a method of ours, attention layers another `forward`."""
+        if isinstance(layer, Attention):
+            self._round_attention(layer)
+            return None
+        if not isinstance(layer, LinearBase):
+            return None
+        name = prefix.rsplit(".", 1)[-1]
+        if isinstance(layer, RowParallelLinear):
+            check_tensor_parallel(self.settings, get_tensor_model_parallel_world_size())
+        key_grid = None
+        if isinstance(layer, QKVParallelLinear) and "keys_before_rope" in self.settings:
+            key_grid = self._key_grid(layer, int(re.search(r"layers\.(\d+)\.", prefix)[1]))
+        return FakeQuantLinear(name, self.settings, key_grid)
+
+    def _round_attention(self, layer: Attention) -> None:
+        forward = layer.forward
+
+        def rounded(
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **named: Any
+        ) -> torch.Tensor:
+            heads = [x.reshape(-1, x.shape[-1] // layer.head_size, layer.head_size) for x in (query, key, value)]
+            rounded_heads = round_heads(*heads, self.settings)
+            return forward(*(x.flatten(1) for x in rounded_heads), *arguments, **named)
+
+        # vLLM asks for the method of an attention layer more than once; to round twice is not to round.
+        if "forward" not in vars(layer) and ("keys" in self.settings or "values" in self.settings):
+            layer.forward = rounded
+
+    def _key_grid(self, layer: QKVParallelLinear, index: int) -> Grid:
+        """The static grid of a layer's keys, for the heads that this rank has: several ranks may have the same."""
+        if self._key_grids is None:
+            folder = Path(get_current_vllm_config().model_config.model)
+            self._key_grids = load_file(folder / KEY_GRIDS)
+        first = get_tensor_model_parallel_rank() // layer.num_kv_head_replicas * layer.num_kv_heads * layer.head_size
+        own = slice(first, first + layer.num_kv_heads * layer.head_size)
+        return self._key_grids[f"{index}.scale"][own], self._key_grids[f"{index}.zero"][own]

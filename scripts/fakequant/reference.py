@@ -1,0 +1,62 @@
+"""What vLLM serves through the plugin, as a transformers model in memory: for calibration, and to test against."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from scripts.fakequant.rounding import fake_quantize
+from scripts.fakequant.settings import KEY_GRIDS, METHOD, round_heads, round_input
+
+
+def load_reference(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The checkpoint with all that its `config.json` asks the engine to round."""
+    config = AutoConfig.from_pretrained(checkpoint)
+    settings = getattr(config, "quantization_config", None)
+    if settings is not None:
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype)
+    if settings is not None:
+        grids = load_file(checkpoint / KEY_GRIDS) if "keys_before_rope" in settings else {}
+        attach(model, settings, grids)
+    return model.eval()
+
+
+def attach(model: PreTrainedModel, settings: dict[str, Any], key_grids: dict[str, torch.Tensor]) -> None:
+    """Make the model round as `settings` say (see scripts/fakequant/settings.py)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and ".layers." in name:
+            module.register_forward_pre_hook(_input_rounding(name.rsplit(".", 1)[-1], settings))
+        if name.endswith("k_proj") and "keys_before_rope" in settings:
+            layer = re.search(r"layers\.(\d+)\.", name)[1]
+            grid = key_grids[f"{layer}.scale"], key_grids[f"{layer}.zero"]
+            module.register_forward_hook(_key_rounding(grid, **settings["keys_before_rope"]))
+
+    def attention(
+        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **named: Any
+    ) -> tuple[torch.Tensor, None]:
+        return sdpa_attention_forward(module, *round_heads(query, key, value, settings), *arguments, **named)
+
+    ALL_ATTENTION_FUNCTIONS.register(METHOD, attention)
+    model.config._attn_implementation = METHOD
+
+
+def _input_rounding(layer: str, settings: dict[str, Any]) -> Any:
+    def hook(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (round_input(inputs[0], layer, settings, settings.get("row_groups", 1)),)
+
+    return hook
+
+
+def _key_rounding(grid: tuple[torch.Tensor, torch.Tensor], bits: int, *, before_bias: bool) -> Any:
+    def hook(module: nn.Linear, _: tuple[torch.Tensor], key: torch.Tensor) -> torch.Tensor:
+        bias = module.bias if before_bias and module.bias is not None else 0
+        return fake_quantize((key - bias).float(), *grid, bits).to(key.dtype) + bias
+
+    return hook

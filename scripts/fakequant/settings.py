@@ -1,0 +1,64 @@
+"""What a checkpoint does to activations and to the KV cache, as its `config.json` says it.
+
+    "quantization_config": {
+      "quant_method": "fakequant",
+      "row_groups": 2,
+      "activations": {"bits": 8, "symmetric": false, "clip": 1.0},
+      "hadamard": ["down_proj"],
+      "keys": {"bits": 4, "clip": 0.95, "hadamard": true},
+      "values": {"bits": 4, "clip": 0.95},
+      "keys_before_rope": {"bits": 4, "before_bias": true}
+    }
+
+All but the first key are optional; `row_groups` is needed by `activations` and `hadamard`. `activations` are the
+inputs of the decoder blocks' linear layers, rounded per token; the inputs of row-parallel layers (`o_proj`,
+`down_proj`) in `row_groups` groups with a grid of their own, after a Hadamard transform of each group where `hadamard`
+names the layer. `keys` and `values` are rounded per token and head after RoPE, in groups of at most 128 channels, keys
+(and queries, unrounded) after a Hadamard transform of each head where asked. `keys_before_rope` rounds keys on a
+static grid per channel, `fakequant/keys.safetensors` in the checkpoint's folder: `{layer}.scale` and `{layer}.zero`,
+each `(kv_heads * head_dim,)`.
+"""
+
+from typing import Any
+
+import torch
+
+from scripts.fakequant.hadamard import hadamard_transform
+from scripts.fakequant.rounding import round_tokens
+
+METHOD = "fakequant"
+KEY_GRIDS = "fakequant/keys.safetensors"
+ROW_PARALLEL = ("o_proj", "down_proj")
+KV_GROUP = 128
+
+
+def round_input(x: torch.Tensor, layer: str, settings: dict[str, Any], row_groups: int) -> torch.Tensor:
+    """What a linear layer sees instead of its input.
+
+    Args:
+        x: `(..., in_features)`, or a tensor-parallel rank's share of it.
+        layer: last part of the layer's name.
+        settings: as above.
+        row_groups: groups that `x` holds: all of them, or the rank's share.
+    """
+    width = x.shape[-1] // row_groups if layer in ROW_PARALLEL else x.shape[-1]
+    if layer in settings.get("hadamard", ()):
+        x = hadamard_transform(x.unflatten(-1, (-1, width))).flatten(-2)
+    if activations := settings.get("activations"):
+        symmetric, clip = activations["symmetric"], activations["clip"]
+        x = round_tokens(x, activations["bits"], width, symmetric=symmetric, clip=clip)
+    return x
+
+
+def round_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values after RoPE, as attention and the cache see them: each `(..., head_dim)`."""
+    keys, values = settings.get("keys"), settings.get("values")
+    if keys:
+        if keys["hadamard"]:
+            query, key = hadamard_transform(query), hadamard_transform(key)
+        key = round_tokens(key, keys["bits"], min(KV_GROUP, key.shape[-1]), clip=keys["clip"])
+    if values:
+        value = round_tokens(value, values["bits"], min(KV_GROUP, value.shape[-1]), clip=values["clip"])
+    return query, key, value
