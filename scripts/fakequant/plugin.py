@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from vllm.config import get_current_vllm_config
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.attention import Attention
@@ -58,12 +59,38 @@ class FakeQuantLinear(UnquantizedLinearMethod):
         if self.key_grid is None:
             return super().apply(layer, x, bias)
         settings = self.settings["keys_before_rope"]
-        y = super().apply(layer, x, None if settings["before_bias"] else bias)
+        before_bias = settings["place"] == "before_bias"
+        y = super().apply(layer, x, None if before_bias else bias)
         sizes = [heads * layer.head_size for heads in (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)]
         query, key, value = y.split(sizes, -1)
         key = fake_quantize(key.float(), *self.key_grid, settings["bits"]).to(key.dtype)
         y = torch.cat([query, key, value], -1)
-        return y + bias if settings["before_bias"] and bias is not None else y
+        return y + bias if before_bias and bias is not None else y
+
+
+def round_key_norm(grid: Grid, bits: int, head_dim: int) -> None:
+    """Round what the `k_norm` gives that comes next into being, of the attention whose `qkv_proj` is being made.
+
+    vLLM asks for no quantization method of a norm; torch tells of every module that becomes part of another.
+    """
+    scale, zero = (part.reshape(-1, head_dim) for part in grid)
+
+    def wrap(_: nn.Module, name: str, module: nn.Module | None) -> None:
+        if name != "k_norm":
+            return
+        handle.remove()
+        module.register_buffer("key_scale", scale, persistent=False)
+        module.register_buffer("key_zero", zero, persistent=False)
+        forward = module.forward
+
+        def rounded(x: torch.Tensor) -> torch.Tensor:
+            """Keys by head, `(tokens, heads, head_dim)`."""
+            y = forward(x)
+            return fake_quantize(y.float(), module.key_scale, module.key_zero, bits).to(y.dtype)
+
+        module.forward = rounded
+
+    handle = register_module_module_registration_hook(wrap)
 
 
 @register_quantization_config(METHOD)
@@ -106,8 +133,11 @@ class FakeQuantConfig(QuantizationConfig):
         if isinstance(layer, RowParallelLinear):
             check_tensor_parallel(self.settings, get_tensor_model_parallel_world_size())
         key_grid = None
-        if isinstance(layer, QKVParallelLinear) and "keys_before_rope" in self.settings:
+        if isinstance(layer, QKVParallelLinear) and (keys := self.settings.get("keys_before_rope")):
             key_grid = self._key_grid(layer, int(re.search(r"layers\.(\d+)\.", prefix)[1]))
+            if keys["place"] == "after_norm":
+                round_key_norm(key_grid, keys["bits"], layer.head_size)
+                key_grid = None
         return FakeQuantLinear(name, self.settings, key_grid)
 
     def _round_attention(self, layer: Attention) -> None:

@@ -14,6 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from scripts.fakequant.rounding import fake_quantize
 from scripts.fakequant.settings import KEY_GRIDS, METHOD, round_heads, round_input
 
+KEYS_AT = {"before_bias": "k_proj", "after_bias": "k_proj", "after_norm": "k_norm"}
+
 
 def load_reference(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint with all that its `config.json` asks the engine to round."""
@@ -33,10 +35,10 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], key_grids: dict[str
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and ".layers." in name:
             module.register_forward_pre_hook(_input_rounding(name.rsplit(".", 1)[-1], settings))
-        if name.endswith("k_proj") and "keys_before_rope" in settings:
+        if (keys := settings.get("keys_before_rope")) and name.endswith(KEYS_AT[keys["place"]]):
             layer = re.search(r"layers\.(\d+)\.", name)[1]
             grid = key_grids[f"{layer}.scale"], key_grids[f"{layer}.zero"]
-            module.register_forward_hook(_key_rounding(grid, **settings["keys_before_rope"]))
+            module.register_forward_hook(_key_rounding(grid, **keys))
 
     def attention(
         module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **named: Any
@@ -54,9 +56,10 @@ def _input_rounding(layer: str, settings: dict[str, Any]) -> Any:
     return hook
 
 
-def _key_rounding(grid: tuple[torch.Tensor, torch.Tensor], bits: int, *, before_bias: bool) -> Any:
-    def hook(module: nn.Linear, _: tuple[torch.Tensor], key: torch.Tensor) -> torch.Tensor:
-        bias = module.bias if before_bias and module.bias is not None else 0
-        return fake_quantize((key - bias).float(), *grid, bits).to(key.dtype) + bias
+def _key_rounding(grid: tuple[torch.Tensor, torch.Tensor], bits: int, place: str) -> Any:
+    def hook(module: nn.Module, _: tuple[torch.Tensor], key: torch.Tensor) -> torch.Tensor:
+        bias = module.bias if place == "before_bias" and module.bias is not None else 0
+        scale, zero = (part.reshape(-1, key.shape[-1]).squeeze(0) for part in grid)  # by head where the keys are
+        return fake_quantize((key - bias).float(), scale, zero, bits).to(key.dtype) + bias
 
     return hook

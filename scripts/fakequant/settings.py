@@ -7,7 +7,7 @@
       "hadamard": ["down_proj"],
       "keys": {"bits": 4, "clip": 0.95, "hadamard": true},
       "values": {"bits": 4, "clip": 0.95},
-      "keys_before_rope": {"bits": 4, "before_bias": true}
+      "keys_before_rope": {"bits": 4, "place": "before_bias"}
     }
 
 All but the first key are optional; `row_groups` is needed by `activations` and `hadamard`. `activations` are the
@@ -15,8 +15,9 @@ inputs of the decoder blocks' linear layers, rounded per token; the inputs of ro
 `down_proj`) in `row_groups` groups with a grid of their own, after a Hadamard transform of each group where `hadamard`
 names the layer. `keys` and `values` are rounded per token and head after RoPE, in groups of at most 128 channels, keys
 (and queries, unrounded) after a Hadamard transform of each head where asked. `keys_before_rope` rounds keys on a
-static grid per channel, `fakequant/keys.safetensors` in the checkpoint's folder: `{layer}.scale` and `{layer}.zero`,
-each `(kv_heads * head_dim,)`.
+static grid per channel, `before_bias` or `after_bias` of `k_proj`, or `after_norm` in models that have a `k_norm`; the
+grid lies in `fakequant/keys.safetensors` of the checkpoint's folder: `{layer}.scale` and `{layer}.zero`, each
+`(kv_heads * head_dim,)`.
 """
 
 from typing import Any

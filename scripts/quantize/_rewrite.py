@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from scripts.fakequant.settings import METHOD
 from scripts.quantize._link import link_checkpoint
@@ -34,6 +35,14 @@ def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Ten
             if LINEAR_WEIGHT.fullmatch(name):
                 tensors[name] = change(name, tensor).to(tensor.dtype).contiguous()
         write_atomically(shard, lambda path, tensors=tensors, metadata=metadata: save_file(tensors, path, metadata))
+
+
+def save_model(model: PreTrainedModel, source: Path, target: Path) -> None:
+    """A copy of the checkpoint `source` with the weights and the configuration of `model`."""
+    link_checkpoint(source, target)
+    for path in [*target.glob("*.safetensors*"), target / "config.json", target / "generation_config.json"]:
+        path.unlink(missing_ok=True)  # the link, not what it leads to
+    model.save_pretrained(target)
 
 
 def write_fake_quantization(checkpoint: Path, settings: dict) -> None:

@@ -1,0 +1,79 @@
+"""SmoothQuant: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models"
+(arXiv 2211.10438), Equation 4, folded into the norms before the attention's and the MLP's first layers; then GPTQ.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from scripts.manifest import write_manifest
+from scripts.quantize._layers import each_layer, inputs_of, linears, quantize_layers
+from scripts.quantize._rewrite import save_model, write_fake_quantization
+from scripts.quantize._store import stored
+from scripts.run.stage import Input, Inputs, Output, Settings, stage
+from scripts.table import read_rows
+
+
+def smoothing(inputs: torch.Tensor, weights: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Equation 4: `max|X_j|**alpha / max|W_j|**(1 - alpha)` for each input channel j.
+
+    Args:
+        inputs: largest magnitude of each input channel, `(in_features,)`.
+        weights: `(out_features, in_features)` of all layers that see the input.
+        alpha: share of the difficulty that moves into the weights.
+
+    Returns:
+        What the input is divided and the weights are multiplied by, `(in_features,)`.
+    """
+    largest = weights.abs().amax(0).clamp(min=1e-5)
+    return (inputs.clamp(min=1e-5) ** alpha / largest ** (1 - alpha)).clamp(min=1e-5)
+
+
+def norms(layer: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Linear]]]:
+    """The layer's norms, each with the linear layers that see what it gives."""
+    modules = linears(layer)
+    yield layer.input_layernorm, [modules[name] for name in ("q_proj", "k_proj", "v_proj")]
+    yield layer.post_attention_layernorm, [modules[name] for name in ("gate_proj", "up_proj")]
+
+
+@torch.no_grad()
+def smooth(model: PreTrainedModel, sequences: list[list[int]], alpha: float, label: str) -> None:
+    """Fold the scales in place: the model computes what it did."""
+    for layer, run in each_layer(model, sequences, label):
+        for norm, following in norms(layer):
+            largest = torch.zeros(following[0].in_features, device=norm.weight.device)
+
+            def see(x: torch.Tensor, largest: torch.Tensor = largest) -> None:
+                torch.maximum(largest, x.float().abs().amax(0), out=largest)
+
+            with inputs_of(following[0], see):
+                run()
+            scale = smoothing(largest, torch.cat([linear.weight.float() for linear in following]), alpha)
+            norm.weight.data = (norm.weight.float() / scale).to(norm.weight.dtype)
+            for linear in following:
+                linear.weight.data = (linear.weight.float() * scale).to(linear.weight.dtype)
+
+
+@stage
+@stored
+def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
+    sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
+    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    smooth(network, sequences, settings["alpha"], f"{manifest.parent}: smooth")
+    quantize_layers(network, sequences, settings["bits"], settings["row_groups"], f"{manifest.parent}: GPTQ")
+    save_model(network, model, checkpoint)
+    cache = {"bits": settings["kv_bits"], "clip": 1.0}
+    served = {
+        "row_groups": settings["row_groups"],
+        "activations": {"bits": settings["activation_bits"], "symmetric": False, "clip": 1.0},
+        "keys": cache | {"hadamard": False},
+        "values": cache,
+    }
+    write_fake_quantization(checkpoint, served)
+    write_manifest(checkpoint, manifest)
+
+
+if __name__ == "__main__":
+    main()
