@@ -11,6 +11,7 @@ if not workflow.config_settings.configfiles:
 
 
 include: "rules/common.smk"
+include: "rules/code.smk"
 include: "rules/models.smk"
 include: "rules/questions.smk"
 include: "rules/calibrate.smk"

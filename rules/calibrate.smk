@@ -18,7 +18,6 @@ rule calibrate:
         runtime=30,
     params:
         settings=corpus_settings,
-        versions=versions("scripts.calibrate"),
     shell:
         "python -m scripts.calibrate"
         " --source {input.source:q}"

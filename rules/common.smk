@@ -42,6 +42,7 @@ wildcard_constraints:
     scheme=one_of({pair.split("/")[1] for pair in study_config.schemes}),
     suite=one_of(study_config.suites),
     study=one_of(study_config.studies),
+    module=r"scripts(\.[a-z][a-z0-9_]*)+",
 
 
 def slice_of(settings, *keys):
@@ -49,26 +50,27 @@ def slice_of(settings, *keys):
     return json.dumps({key: settings[key] for key in keys})
 
 
-def of_module(find):
-    """For rules: what `find` tells of a module, `scripts.score.{benchmark}`; `{source}` is where the model comes from.
-
-    A function of the wildcards, where the name has any.
-    """
-
-    def rule_argument(pattern):
-        def found(wildcards):
-            names = dict(wildcards.items())
-            if "model" in names:
-                names["source"] = study_config.models[names["model"]]["source"]
-            return find(pattern.format(**names))
-
-        return found if "{" in pattern else find(pattern)
-
-    return rule_argument
+# code
 
 
-code = of_module(code_files)  # input: the module's file and those it imports
-versions = of_module(package_versions)  # parameter: the packages that these use
+def code(pattern):
+    """Input: what the module `scripts.score.{benchmark}` consists of; `{source}` is where the model comes from."""
+
+    def digests(wildcards):
+        names = dict(wildcards.items())
+        if "model" in names:
+            names["source"] = study_config.models[names["model"]]["source"]
+        return f"results/code/{pattern.format(**names)}.txt"
+
+    return digests if "{" in pattern else f"results/code/{pattern}.txt"
+
+
+def module_files(wildcards):
+    return code_files(wildcards.module)
+
+
+def module_packages(wildcards):
+    return [f"{name}=={version}" for name, version in package_versions(wildcards.module).items()]
 
 
 # Sizes, from the facts of a model

@@ -19,7 +19,6 @@ rule generate:
         runtime=1440,
     params:
         settings=suite_settings,
-        versions=versions("scripts.generate.engine"),
     shell:
         "python -m scripts.generate.engine"
         " --checkpoint {input.checkpoint:q}"

@@ -18,7 +18,6 @@ rule models:
     params:
         source=model_source,
         facts=model_facts,
-        versions=versions("scripts.models.{source}"),
     shell:
         "python -m scripts.models.{params.source}"
         " --manifest {output.manifest:q}"

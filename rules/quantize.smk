@@ -20,7 +20,6 @@ rule quantize:
         runtime=480,
     params:
         settings=scheme_settings,
-        versions=versions("scripts.quantize.{quantizer}"),
     shell:
         "python -m scripts.quantize.{wildcards.quantizer}"
         " --manifest {output.manifest:q}"

@@ -13,7 +13,5 @@ rule questions:
     resources:
         mem_mb=2000,
         runtime=30,
-    params:
-        versions=versions("scripts.questions.{benchmark}"),
     shell:
         "python -m scripts.questions.{wildcards.benchmark}" " --output {output:q}" " 2> {log:q}"

@@ -17,7 +17,6 @@ rule accuracy:
         runtime=30,
     params:
         settings=study_settings,
-        versions=versions("scripts.report.accuracy"),
     shell:
         "python -m scripts.report.accuracy"
         " --scores results/score"
@@ -41,8 +40,6 @@ rule summary:
     resources:
         mem_mb=2000,
         runtime=30,
-    params:
-        versions=versions("scripts.report.summary"),
     shell:
         "python -m scripts.report.summary"
         " --accuracy {input.accuracy:q}"

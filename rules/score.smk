@@ -15,8 +15,6 @@ rule score:
     resources:
         mem_mb=2000,
         runtime=60,
-    params:
-        versions=versions("scripts.score.{benchmark}"),
     shell:
         "python -m scripts.score.{wildcards.benchmark}"
         " --questions {input.questions:q}"
