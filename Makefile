@@ -7,7 +7,7 @@ UV := 0.13.9
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo test faults bench-generate env check lock retrain lint format docs clean
+.PHONY: help demo test faults bench-generate bench-plugin bench-quantize env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,12 @@ faults: env ## disturb the tiny study in every way, count what is lost and repea
 
 bench-generate: env ## measure generating, the store and planning side by side with the bare thing (about 20 minutes)
 	@for part in generate store simulate plan; do python -m tests.bench.$$part; done
+
+bench-plugin: env ## measure how fast vLLM serves through the plugin, beside full precision
+	@python -m tests.bench.plugin
+
+bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ core beside GPTQModel
+	@python -m tests.bench.quantize
 
 env: check .venv/installed ## install the locked packages into .venv
 

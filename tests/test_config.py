@@ -48,6 +48,9 @@ BAD = {
     "name and numbers differ": (QUANTIZERS, "w3: {bits: 3", "w3: {bits: 4", ["rtn.schemes.w3", "bits 3"]),
     "not YAML": (QUANTIZERS, "rtn:", "rtn: [", ["not YAML"]),
     "scheme defined twice": (QUANTIZERS, "w3: {", "w4: {", ["w4", "twice"]),
+    "groups that do not divide": (
+        MODELS, "\t192\t", "\t200\t", ["studies.tiny.grid", "rtn/w2g32", "group_size 32", "tiny-qwen-s", "200"],
+    ),
     "quantizer without a schema": (QUANTIZERS, "rtn:", "rtx:", ["rtx", "rtn"]),
     "model twice": (MODELS, "tiny-qwen-m\t", "tiny-qwen-s\t", ["tiny-qwen-s", "twice"]),
     "column misspelt": (MODELS, "\tdtype\t", "\tdtipe\t", ["tiny-qwen-s", "dtipe", "dtype"]),
@@ -114,6 +117,15 @@ def test_missing_file_is_refused(old: Copy, files: Path, name: str):
 
 def test_target_misspelt_is_refused(old: Copy):
     assert "w5" in refused(old, "results/quantize/tiny-qwen-s/rtn/w5/manifest.json")
+
+
+def test_a_size_without_a_hadamard_matrix_is_refused(old: Copy, files: Path):
+    """And its message names the cell that cannot be."""
+    for name, right, wrong in [(CONFIG, "- rtn/w2g32", "- quarot/w4a4kv4"), (MODELS, "\t192\t", "\t22016\t")]:
+        (files / name).write_text((files / name).read_text().replace(right, wrong, 1))
+    message = refused(old)
+    for word in ("studies.tiny.grid", "quarot/w4a4kv4", "tiny-qwen-s", "intermediate_size", "11008"):
+        assert word in message
 
 
 def test_suites_of_a_study_with_different_seeds_are_refused(old: Copy, files: Path):

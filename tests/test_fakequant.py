@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from scripts.fakequant.hadamard import hadamard_matrix, hadamard_transform, has_hadamard
+from scripts.fakequant.hadamard import hadamard_matrix, hadamard_transform
+from scripts.fakequant.orders import has_hadamard
 from scripts.fakequant.reference import load_reference
 from scripts.fakequant.rounding import round_tokens
 from scripts.fakequant.settings import KEY_GRIDS, round_heads, round_input
@@ -53,6 +54,22 @@ def test_a_size_without_a_matrix_is_refused_by_number():
     assert not has_hadamard(11008)
     with pytest.raises(ValueError, match="11008"):
         hadamard_transform(torch.zeros(11008))
+
+
+@pytest.mark.parametrize("layer", ["qkv_proj", "down_proj"])
+def test_rounding_traces_without_graph_breaks(layer: str):
+    """As vLLM compiles it on GPUs; this machine runs it eagerly."""
+    torch.compiler.reset()
+    settings = {"row_groups": 2, "activations": ACTIVATIONS, "hadamard": ["down_proj"], **KV4}
+
+    def traced(x: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return round_input(x, layer, settings, 2), *round_heads(heads, heads, heads, settings)
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(5, 192, generator=generator), torch.randn(5, 2, 32, generator=generator)
+    found = torch.compile(traced, backend="eager", fullgraph=True)(*inputs)
+    for x, y in zip(found, traced(*inputs), strict=True):
+        assert torch.equal(x, y)
 
 
 def plain_loop(row: list[float], bits: int, clip: float, *, symmetric: bool) -> list[float]:

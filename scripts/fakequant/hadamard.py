@@ -9,7 +9,8 @@ import math
 
 import torch
 
-LARGEST_DENSE = 256  # of the Paley factor; every hidden and intermediate size of the study needs at most 200
+from scripts.fakequant.orders import paley_field, paley_order
+
 RADIX = 64  # of the butterflies that apply the power of two
 
 
@@ -33,14 +34,10 @@ def hadamard_matrix(n: int) -> torch.Tensor:
     return functools.reduce(torch.kron, (_factor(m, torch.float64, torch.device("cpu")) for m in _orders(n)))
 
 
-def has_hadamard(n: int) -> bool:
-    return _paley_order(n) is not None
-
-
 @functools.cache
 def _orders(n: int) -> list[int]:
     """Orders of the dense factors whose Kronecker product is the matrix of order n: first Paley's, then Sylvester's."""
-    paley = _paley_order(n)
+    paley = paley_order(n)
     if paley is None:
         raise ValueError(f"no Hadamard matrix of order {n} is known to this code (Sylvester times Paley I or II)")
     powers, rest = [], n // paley
@@ -48,25 +45,6 @@ def _orders(n: int) -> list[int]:
         powers.append(min(rest, RADIX))
         rest //= powers[-1]
     return [order for order in (paley, *powers) if order > 1] or [1]
-
-
-def _paley_order(n: int) -> int | None:
-    """The smallest order that, doubled some times, is n: 1, or one of Paley's."""
-    odd = n // (n & -n) if n > 0 else 0
-    candidates = [odd * 2**k for k in range(n.bit_length()) if odd * 2**k <= min(n, LARGEST_DENSE)]
-    return next((m for m in candidates if n % m == 0 and (m == 1 or _paley_field(m))), None)
-
-
-def _paley_field(m: int) -> tuple[int, int] | None:
-    """Prime of the field and construction (1 or 2) of a Paley matrix of order m."""
-    for prime, construction in ((m - 1, 1), (m // 2 - 1, 2)):
-        if m % 4 == 0 and prime % 4 == (3 if construction == 1 else 1) and _is_prime(prime):
-            return prime, construction
-    return None
-
-
-def _is_prime(n: int) -> bool:
-    return n > 1 and all(n % divisor for divisor in range(2, math.isqrt(n) + 1))
 
 
 @functools.cache
@@ -77,7 +55,7 @@ def _factor(order: int, dtype: torch.dtype, device: torch.device) -> torch.Tenso
         for _ in range(order.bit_length() - 1):
             matrix = torch.kron(matrix, torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64))
     else:
-        matrix = _paley(*_paley_field(order))
+        matrix = _paley(*paley_field(order))
     return (matrix / math.sqrt(order)).to(dtype).to(device)
 
 

@@ -17,6 +17,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from scripts.fakequant.orders import has_hadamard
 from scripts.run.errors import UserError
 from scripts.run.imports import code_files
 
@@ -248,6 +249,17 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
                 f"{source}: studies.{study}.grid: {scheme} has {key} {size} (in {QUANTIZERS}), which does not divide "
                 f"{misfit} of {model}, {widths[misfit]}; choose a divisor of {math.gcd(*widths.values())}"
             )
+    if scheme.startswith("quarot/"):
+        rotated = {"head_dim": facts["head_dim"]}
+        if row_groups := config.schemes[scheme].get("row_groups"):
+            rotated |= {"hidden_size": facts["hidden_size"]}
+            rotated |= {f"intermediate_size / row_groups {row_groups}": facts["intermediate_size"] // row_groups}
+        for name, size in rotated.items():
+            if not has_hadamard(size):
+                raise UserError(
+                    f"{source}: studies.{study}.grid: {scheme} rotates {name} of {model}, {size}, for which no "
+                    "Hadamard matrix is known (a power of two times Paley I or II over a prime); leave this cell out"
+                )
     context = facts["context_length"]
     for suite in suites:
         limit = config.suites[suite]["max_model_len"]

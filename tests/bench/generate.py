@@ -59,9 +59,9 @@ def ours(copy: Copy) -> dict:
     return json.loads(record.read_text())["facts"] | {"seconds": seconds}
 
 
-def bare(copy: Copy, requests: list[Request], max_num_seqs: int = 128) -> dict:
+def bare(copy: Copy, requests: list[Request], max_num_seqs: int = 128, checkpoint: str = CHECKPOINT) -> dict:
     settings = SUITE | {"dtype": "float32", "max_num_seqs": max_num_seqs}
-    job = {"checkpoint": CHECKPOINT, "settings": settings, "requests": [dataclasses.asdict(r) for r in requests]}
+    job = {"checkpoint": checkpoint, "settings": settings, "requests": [dataclasses.asdict(r) for r in requests]}
     (copy.root / "job.json").write_text(json.dumps(job))
     seconds, output = run(copy, "-m", "tests.bench.bare", "job.json")
     return json.loads(output.splitlines()[-1]) | {"seconds": seconds}

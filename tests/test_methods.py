@@ -1,0 +1,232 @@
+"""Quantizers do what their papers say: transforms change nothing by themselves, and rounding hurts less after them."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+
+from scripts.fakequant.reference import attach
+from scripts.fakequant.rounding import fake_quantize
+from scripts.fakequant.settings import ROW_PARALLEL
+from scripts.models import arithmetic
+from scripts.quantize._gptq import clipped_grid, gptq
+from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
+from scripts.quantize.kvquant import key_grids
+from scripts.quantize.quarot import rotate
+from scripts.quantize.rtn import quantize_weight
+from scripts.quantize.smoothquant import norms, smooth
+from scripts.questions._arithmetic import problems
+from tests.conftest import ROOT
+
+ROW_GROUPS = 2
+ONLINE = {"row_groups": ROW_GROUPS, "hadamard": ["down_proj"]}
+SHAPES = {
+    # heads, kv heads, head_dim, hidden, intermediate
+    "qwen2": (Qwen2Config, 14, 2, 64, 896, 4864),
+    "qwen3": (Qwen3Config, 4, 2, 64, 128, 384),
+    "llama": (LlamaConfig, 9, 3, 64, 576, 1536),
+}
+
+
+def tokens(count: int) -> list[list[int]]:
+    stream, tokenizer = problems("multiplication", 5, evaluation=False), arithmetic.build_tokenizer()
+    chosen = [next(stream) for _ in range(count)]
+    texts = [f"<|bos|><|user|>{p.question}<|assistant|><think>{p.solution}<|eos|>" for p in chosen]
+    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+
+
+EVALUATION, CALIBRATION = tokens(36)[:12], tokens(36)[12:]
+
+
+def trained(name: str) -> PreTrainedModel:
+    recipe = arithmetic.RECIPES[name]
+    model = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
+    arithmetic.restore(model, ROOT / "resources/models" / name, recipe)
+    return model.eval()
+
+
+def random_model(shape: str) -> PreTrainedModel:
+    """One layer with weights and norms of no special form."""
+    kind, heads, kv_heads, head_dim, hidden, intermediate = SHAPES[shape]
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=128, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=1,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or name.endswith("bias"):
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.eval()
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in EVALUATION])
+
+
+def divergence(model: PreTrainedModel, full: torch.Tensor) -> float:
+    """Mean Kullback-Leibler divergence of the next token's distribution from full precision's, in nats."""
+    expected, found = full.log_softmax(-1), logits(model).log_softmax(-1)
+    return (expected.exp() * (expected - found)).sum(-1).mean().item()
+
+
+def add_outliers(model: PreTrainedModel) -> None:
+    """Some channels of each norm's output 150 times as large, the weights that read them as much smaller: exact."""
+    for layer in model.model.layers:
+        for norm, following in norms(layer):
+            for channel in (3, 17, 40):
+                norm.weight.data[channel] *= 150
+                for linear in following:
+                    linear.weight.data[:, channel] /= 150
+
+
+def bias_keys(model: PreTrainedModel) -> None:
+    """A large bias on the keys' channels that RoPE turns slowest, where attention hardly sees what all keys share."""
+    for layer in model.model.layers:
+        bias = layer.self_attn.k_proj.bias.data.unflatten(0, (-1, 32))
+        bias[:, 15] += 60
+        bias[:, 31] -= 60
+
+
+def cache(bits: int, clip: float, *, hadamard: bool) -> dict:
+    return {"keys": {"bits": bits, "clip": clip, "hadamard": hadamard}, "values": {"bits": bits, "clip": clip}}
+
+
+def activations(bits: int, clip: float) -> dict:
+    return {"row_groups": ROW_GROUPS, "activations": {"bits": bits, "symmetric": False, "clip": clip}}
+
+
+def rtn(model: PreTrainedModel, bits: int) -> None:
+    for name, linear in model.named_modules():
+        if isinstance(linear, nn.Linear) and ".layers." in name:
+            groups = ROW_GROUPS if name.rsplit(".", 1)[-1] in ROW_PARALLEL else 1
+            linear.weight.data = quantize_weight(linear.weight.data, bits, linear.in_features // groups)
+    attach(model, activations(bits, 1.0) | cache(bits, 1.0, hadamard=False), {})
+
+
+def smoothquant(model: PreTrainedModel, bits: int) -> None:
+    smooth(model, CALIBRATION, 0.85, "smooth")
+    quantize_layers(model, CALIBRATION, bits, ROW_GROUPS, "GPTQ")
+    attach(model, activations(bits, 1.0) | cache(bits, 1.0, hadamard=False), {})
+
+
+def quarot(model: PreTrainedModel, bits: int) -> None:
+    rotate(model, 0, ROW_GROUPS)
+    attach(model, ONLINE, {})
+    quantize_layers(model, CALIBRATION, bits, ROW_GROUPS, "GPTQ")
+    for module in model.modules():
+        module._forward_pre_hooks.clear()
+    attach(model, ONLINE | activations(bits, 0.9) | cache(bits, 0.95, hadamard=True), {})
+
+
+def kvquant(model: PreTrainedModel, bits: int, place: str) -> None:
+    grids = key_grids(model, CALIBRATION, bits, place, "keys")
+    values = cache(bits, 1.0, hadamard=False)["values"]
+    attach(model, {"keys_before_rope": {"bits": bits, "place": place}, "values": values}, grids)
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "trained qwen2, tied": lambda: trained("tiny-qwen-s"),
+    "trained llama": lambda: trained("tiny-llama-m"),
+    **{f"random {shape}": lambda shape=shape: random_model(shape) for shape in SHAPES},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transforms_change_nothing_by_themselves(name: str):
+    model = MODELS[name]()
+    full = logits(model)
+    smoothed = copy.deepcopy(model)
+    smooth(smoothed, CALIBRATION[:4], 0.85, "smooth")
+    assert (logits(smoothed) - full).abs().max() <= 1e-3
+    rotate(model, 0, ROW_GROUPS)
+    assert not model.config.tie_word_embeddings
+    attach(model, ONLINE | {"keys": cache(16, 1.0, hadamard=True)["keys"]}, {})
+    assert (logits(model) - full).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_quantizer_takes_every_shape(shape: str):
+    """At eight bits all stay near full precision, on any number of heads."""
+    model = random_model(shape)
+    full = logits(model)
+    places = ["after_norm"] if shape == "qwen3" else ["before_bias", "after_bias"]
+    methods = [lambda m: rtn(m, 8), lambda m: smoothquant(m, 8), lambda m: quarot(m, 8)]
+    methods += [lambda m, place=place: kvquant(m, 8, place) for place in places]
+    for method in methods:
+        quantized = copy.deepcopy(model)
+        method(quantized)
+        assert 0 < divergence(quantized, full) < 0.02
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["tiny-qwen-m", "tiny-llama-m"])
+def test_smoothing_and_rotating_tame_outliers(name: str, bits: int):
+    model = trained(name)
+    full = logits(model)
+    add_outliers(model)
+    assert (logits(model) - full).abs().max() <= 1e-3
+    found = {}
+    for method in (rtn, smoothquant, quarot):
+        quantized = copy.deepcopy(model)
+        method(quantized, bits)
+        found[method] = divergence(quantized, full)
+    assert found[smoothquant] < found[rtn]
+    assert found[quarot] < found[rtn]
+
+
+def test_keys_are_rounded_before_a_large_bias():
+    """The collapse of the paper's Qwen 1.5B and 7B: rotation spreads the bias over all channels of a head."""
+    model = trained("tiny-qwen-m")
+    bias_keys(model)
+    full = logits(model)
+    found = {}
+    for name, method in {
+        "before": lambda m: kvquant(m, 4, "before_bias"),
+        "after": lambda m: kvquant(m, 4, "after_bias"),
+        "quarot": lambda m: attach(m, cache(4, 0.95, hadamard=True), {}),
+    }.items():
+        quantized = copy.deepcopy(model)
+        method(quantized)
+        found[name] = divergence(quantized, full)
+    assert found["before"] < found["after"]
+    assert found["quarot"] > 10 * found["before"]
+
+
+def test_gptq_makes_good_what_rounding_breaks():
+    """Less error on its inputs than rounding to the same grid, and none of its own at 16 bits."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 96, generator=generator) @ torch.randn(96, 96, generator=generator)
+    weight = torch.randn(32, 96, generator=generator)
+    hessian = x.T @ x
+
+    def error(rounded: torch.Tensor) -> float:
+        return ((rounded - weight) @ x.T).pow(2).sum().item()
+
+    for groups in (1, 2, 4):
+        parts = weight.unflatten(1, (groups, -1))
+        nearest = fake_quantize(parts, *clipped_grid(parts, 4), 4).flatten(1)
+        found = gptq(weight, hessian, 4, groups)
+        assert error(found) < 0.6 * error(nearest)
+        # Every value lies on the grid of its row and row group.
+        scale, _ = clipped_grid(parts, 4)
+        steps = found.unflatten(1, (groups, -1)) / scale
+        torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(gptq(weight, hessian, 16, groups), weight, atol=1e-3, rtol=0)
+
+
+def test_gptq_passes_over_channels_that_are_never_used():
+    hessian = torch.eye(8)
+    hessian[3, 3] = 0
+    found = gptq(torch.ones(4, 8), hessian, 4, 1)
+    assert found[:, 3].eq(0).all()
+    assert found[:, :3].eq(1).all()
+
+
+def test_every_linear_layer_of_a_block_is_calibrated():
+    layer = random_model("qwen3").model.layers[0]
+    assert sorted(linears(layer)) == sorted(name for names in SEQUENCE for name in names)
