@@ -3,7 +3,7 @@
 
 rule calibrate:
     input:
-        code=code("scripts.calibrate"),
+        code="results/code/scripts.calibrate.txt",
         manifest="results/models/{model}/manifest.json",
         checkpoint=ancient("results/models/{model}/checkpoint"),
         source=corpus_source,

@@ -53,18 +53,6 @@ def slice_of(settings, *keys):
 # code
 
 
-def code(pattern):
-    """Input: what the module `scripts.score.{benchmark}` consists of; `{source}` is where the model comes from."""
-
-    def digests(wildcards):
-        names = dict(wildcards.items())
-        if "model" in names:
-            names["source"] = study_config.models[names["model"]]["source"]
-        return f"results/code/{pattern.format(**names)}.txt"
-
-    return digests if "{" in pattern else f"results/code/{pattern}.txt"
-
-
 def module_files(wildcards):
     return code_files(wildcards.module)
 
@@ -106,6 +94,10 @@ def retained_weights(wildcards):
 
 def model_source(wildcards):
     return study_config.models[wildcards.model]["source"]
+
+
+def model_code(wildcards):
+    return f"results/code/scripts.models.{model_source(wildcards)}.txt"
 
 
 def model_facts(wildcards):

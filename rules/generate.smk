@@ -3,7 +3,7 @@
 
 rule generate:
     input:
-        code=code("scripts.generate.engine"),
+        code="results/code/scripts.generate.engine.txt",
         manifest="results/quantize/{model}/{quantizer}/{scheme}/manifest.json",
         checkpoint=ancient("results/quantize/{model}/{quantizer}/{scheme}/checkpoint"),
         questions=suite_questions,

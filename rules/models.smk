@@ -3,7 +3,7 @@
 
 rule models:
     input:
-        code=code("scripts.models.{source}"),
+        code=model_code,
         retained=retained_weights,
     output:
         manifest="results/models/{model}/manifest.json",

@@ -3,7 +3,7 @@
 
 rule quantize:
     input:
-        code=code("scripts.quantize.{quantizer}"),
+        code="results/code/scripts.quantize.{quantizer}.txt",
         manifest="results/models/{model}/manifest.json",
         model=ancient("results/models/{model}/checkpoint"),
         calibration=scheme_calibration,

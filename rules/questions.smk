@@ -3,7 +3,7 @@
 
 rule questions:
     input:
-        code=code("scripts.questions.{benchmark}"),
+        code="results/code/scripts.questions.{benchmark}.txt",
     output:
         "results/questions/{benchmark}.parquet",
     log:

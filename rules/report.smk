@@ -3,7 +3,7 @@
 
 rule accuracy:
     input:
-        code=code("scripts.report.accuracy"),
+        code="results/code/scripts.report.accuracy.txt",
         scores=study_scores,
         questions=study_questions,
     output:
@@ -29,7 +29,7 @@ rule accuracy:
 
 rule summary:
     input:
-        code=code("scripts.report.summary"),
+        code="results/code/scripts.report.summary.txt",
         accuracy="results/report/{study}/accuracy.parquet",
     output:
         "results/report/{study}/summary.parquet",

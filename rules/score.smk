@@ -3,7 +3,7 @@
 
 rule score:
     input:
-        code=code("scripts.score.{benchmark}"),
+        code="results/code/scripts.score.{benchmark}.txt",
         questions="results/questions/{benchmark}.parquet",
         samples=benchmark_samples,
     output:
