@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.models import arithmetic
+from scripts.quantize import _gptq, gptq
+from scripts.quantize._layers import inputs_of
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._rewrite import LINEAR_WEIGHT, rewrite_linears
 from scripts.quantize.rtn import quantize_weight
@@ -124,8 +126,6 @@ def test_rtn_in_memory_and_rtn_loaded_give_equal_logits(built: Copy):
 @pytest.fixture(scope="module")
 def twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """GPTQ through GPTQModel: the packed checkpoint and the dequantized one, and their logits."""
-    from scripts.quantize import gptq
-
     folder = tmp_path_factory.mktemp("gptq")
     ids = solved(64, "multiplication", evaluation=False)
     gptq.quantize(checkpoint, [row[row != 0].tolist() for row in ids], GPTQ_SETTINGS).save(str(folder / "packed"))
@@ -180,6 +180,27 @@ def test_gptq_is_nearer_to_full_precision_than_rounding(twins: dict):
 
     assert math.isfinite(divergence(twins["rtn"]))
     assert divergence(twins["dequantized"]) < divergence(twins["rtn"])
+
+
+def test_our_gptq_core_errs_no_more_than_gptqmodel(checkpoint: Path, tmp_path: Path):
+    """On the first layer's queries, whose inputs no earlier rounding has touched: same bits, grid and calibration."""
+    settings = {"bits": 4, "group_size": -1, "sym": True, "desc_act": False, "mse": 2.4, "damp_percent": 0.01}
+    sequences = [ids[ids != 0].tolist() for ids in solved(32, "multiplication", evaluation=False)]
+    gptq.quantize(checkpoint, sequences, settings).save(str(tmp_path / "packed"))
+    theirs = gptq.unpack(gptq.load_packed(tmp_path / "packed"))["model.layers.0.self_attn.q_proj.weight"]
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    layer, seen = model.model.layers[0].self_attn.q_proj, []
+    with torch.no_grad(), inputs_of(layer, seen.append):
+        for ids in sequences:
+            model(input_ids=torch.tensor([ids]))
+    x, weight = torch.cat(seen), layer.weight.data
+    ours = _gptq.gptq(weight, x.T @ x, 4, 1)
+
+    def error(rounded: torch.Tensor) -> float:
+        return ((rounded - weight) @ x.T).pow(2).sum().item()
+
+    assert 0 < error(ours) <= error(theirs)
 
 
 def test_gptq_twice_makes_the_same_bytes(built: Copy, copy: Copy):

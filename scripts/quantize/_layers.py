@@ -59,6 +59,7 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
     for layer in layers:
         layer.to(device)
 
+        @torch.no_grad()  # it runs in the caller's context, not in this one's
         def run(layer: nn.Module = layer) -> list[torch.Tensor]:
             keywords = [{key: to_device(value) for key, value in k.items()} for k in named]
             return [layer(x.to(device), **k).to(x.device) for x, k in zip(inputs, keywords, strict=True)]
@@ -84,6 +85,7 @@ def inputs_of(module: nn.Module, see: Callable[[torch.Tensor], object]) -> Itera
         handle.remove()
 
 
+@torch.no_grad()
 def quantize_layers(model: PreTrainedModel, sequences: list[list[int]], bits: int, row_groups: int, label: str) -> None:
     """GPTQ on every linear layer in place, each calibrated on what the layers before it, already rounded, give it."""
     for layer, run in each_layer(model, sequences, label):
