@@ -247,7 +247,7 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
         if misfit:
             raise UserError(
                 f"{source}: studies.{study}.grid: {scheme} has {key} {size} (in {QUANTIZERS}), which does not divide "
-                f"{misfit} of {model}, {widths[misfit]}; choose a divisor of {math.gcd(*widths.values())}"
+                f"{misfit} of {model}, {widths[misfit]} (in {MODELS}); choose a divisor of {math.gcd(*widths.values())}"
             )
     if scheme.startswith("quarot/"):
         rotated = {"head_dim": facts["head_dim"]}
