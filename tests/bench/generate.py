@@ -134,18 +134,22 @@ def resumed(copy: Copy, requests: list[Request], whole: float) -> None:
     print(f"    a killed job loses at most {FLUSH_SECONDS} s of finished samples", flush=True)
 
 
+def built(root: Path, study: dict) -> tuple[Copy, list[Request]]:
+    """The study, built in a copy of the repository, and what its suite asks."""
+    copy = Copy(root)
+    shutil.copytree(Path(__file__).parent.parent, copy.root / "tests")
+    copy.write_config(study)
+    copy.build()
+    tables = [copy.root / f"results/questions/{name}.parquet" for name in SUITE["benchmarks"]]
+    rows = [row for path in tables for row in read_rows(path)]
+    tokenizer = AutoTokenizer.from_pretrained(copy.root / CHECKPOINT)
+    return copy, build_requests(rows, tokenizer, SUITE | {"top_k": 0, "paper_seeds": False}, {}, {})
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Copy(Path(scratch, "repository"))
-        shutil.copytree(Path(__file__).parent.parent, copy.root / "tests")
-        copy.write_config(STUDY)
-        copy.build()
+        copy, requests = built(Path(scratch, "repository"), STUDY)
         artifact = pq.read_table(copy.root / ARTIFACT).to_pylist()
-        rows = [
-            row for name in SUITE["benchmarks"] for row in read_rows(copy.root / f"results/questions/{name}.parquet")
-        ]
-        tokenizer = AutoTokenizer.from_pretrained(copy.root / CHECKPOINT)
-        requests = build_requests(rows, tokenizer, SUITE | {"top_k": 0, "paper_seeds": False}, {}, {})
         requests = [dataclasses.replace(r, sample=a["sample"]) for r, a in zip(requests, artifact, strict=True)]
         whole = against_bare(copy, requests)
         against_many_starts(copy, requests, whole)

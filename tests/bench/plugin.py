@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         copy, requests = built(Path(scratch, "repository"), study)
         length = {"max_tokens": TOKENS, "min_tokens": TOKENS, "ignore_eos": True}
-        requests = [dataclasses.replace(r, sampling=r.sampling | length) for r in requests[:600]]
+        requests = [dataclasses.replace(r, sampling=r.sampling | length) for r in requests[:300]]
         rates: dict[str, list[float]] = {scheme: [] for scheme in SCHEMES}
         for _ in range(TRIALS):
             for scheme in SCHEMES:
