@@ -14,4 +14,4 @@ rule code:
     params:
         packages=module_packages,
     shell:
-        "(sha256sum {input:q} && printf '%s\\n' {params.packages:q})" " > {output:q}" " 2> {log:q}"
+        "(sha256sum {input:q} && printf '%s\\n' {params.packages:q}) > {output:q} 2> {log:q}"

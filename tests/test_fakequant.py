@@ -13,16 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from scripts.fakequant.hadamard import hadamard_matrix, hadamard_transform
+from scripts.fakequant.hadamard import hadamard_by_part, hadamard_matrix, hadamard_transform
 from scripts.fakequant.orders import has_hadamard
 from scripts.fakequant.reference import load_reference
 from scripts.fakequant.rounding import round_tokens
-from scripts.fakequant.settings import KEY_GRIDS, round_heads, round_input
+from scripts.fakequant.settings import KEY_GRIDS, round_heads, round_input, write_settings
 from scripts.models import arithmetic
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._rewrite import write_fake_quantization
-from scripts.questions._arithmetic import problems
 from tests.conftest import ROOT
+from tests.tiny import solved, trained
 
 # Hidden and intermediate sizes of the study's models and their like.
 SIZES = [
@@ -153,28 +152,23 @@ EXACT = {"full", "transforms"}
 
 @pytest.fixture(scope="module")
 def tokens() -> list[list[int]]:
-    stream, tokenizer = problems("multiplication", 5, evaluation=False), arithmetic.build_tokenizer()
-    chosen = [next(stream) for _ in range(12)]
-    texts = [f"<|bos|><|user|>{p.question}<|assistant|><think>{p.solution}<|eos|>" for p in chosen]
-    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    return solved(12)
 
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the middle model for each variant, with the weights that an online transform asks for."""
     name, folder = "tiny-qwen-m", tmp_path_factory.mktemp("variants")
-    recipe = arithmetic.RECIPES[name]
     for variant, settings in VARIANTS.items():
-        model = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
-        arithmetic.restore(model, ROOT / "resources/models" / name, recipe)
+        model = trained(name)
         if "hadamard" in (settings or {}):
             for layer in model.model.layers:
                 weight = layer.mlp.down_proj.weight.data
-                weight.copy_(hadamard_transform(weight.unflatten(-1, (2, -1))).flatten(-2))
+                weight.copy_(hadamard_by_part(weight, weight.shape[1] // 2))
         checkpoint = folder / variant
-        arithmetic.save(model, checkpoint, recipe)
+        arithmetic.save(model, checkpoint, arithmetic.RECIPES[name])
         if settings:
-            write_fake_quantization(checkpoint, settings)
+            write_settings(checkpoint, settings)
         if "keys_before_rope" in (settings or {}):
             generator = torch.Generator().manual_seed(0)
             grids = {f"{i}.scale": torch.rand(64, generator=generator) * 0.2 + 0.1 for i in range(4)}
@@ -234,6 +228,6 @@ def test_another_number_of_row_groups_is_another_model(variants: Path, tokens: l
     """The negative control: with one group instead of two the bounds do not hold."""
     wrong = variants / "wrong"
     link_checkpoint(variants / "a4kv4", wrong)
-    write_fake_quantization(wrong, VARIANTS["a4kv4"] | {"row_groups": 1})
+    write_settings(wrong, VARIANTS["a4kv4"] | {"row_groups": 1})
     with pytest.raises(AssertionError):
         assert_agree(reference(wrong, tokens), reference(variants / "a4kv4", tokens), exact=False)

@@ -11,15 +11,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from scripts.fakequant.reference import attach
 from scripts.fakequant.rounding import fake_quantize
 from scripts.fakequant.settings import ROW_PARALLEL
-from scripts.models import arithmetic
 from scripts.quantize._gptq import clipped_grid, gptq
 from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
 from scripts.quantize.kvquant import key_grids
 from scripts.quantize.quarot import rotate
 from scripts.quantize.rtn import quantize_weight
 from scripts.quantize.smoothquant import norms, smooth
-from scripts.questions._arithmetic import problems
-from tests.conftest import ROOT
+from tests.tiny import solved, trained
 
 ROW_GROUPS = 2
 ONLINE = {"row_groups": ROW_GROUPS, "hadamard": ["down_proj"]}
@@ -31,21 +29,8 @@ SHAPES = {
 }
 
 
-def tokens(count: int) -> list[list[int]]:
-    stream, tokenizer = problems("multiplication", 5, evaluation=False), arithmetic.build_tokenizer()
-    chosen = [next(stream) for _ in range(count)]
-    texts = [f"<|bos|><|user|>{p.question}<|assistant|><think>{p.solution}<|eos|>" for p in chosen]
-    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-
-
-EVALUATION, CALIBRATION = tokens(36)[:12], tokens(36)[12:]
-
-
-def trained(name: str) -> PreTrainedModel:
-    recipe = arithmetic.RECIPES[name]
-    model = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
-    arithmetic.restore(model, ROOT / "resources/models" / name, recipe)
-    return model.eval()
+SOLVED = solved(36)
+EVALUATION, CALIBRATION = SOLVED[:12], SOLVED[12:]
 
 
 def random_model(shape: str) -> PreTrainedModel:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
@@ -22,8 +23,9 @@ from scripts.quantize._layers import inputs_of
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._rewrite import LINEAR_WEIGHT, rewrite_linears
 from scripts.quantize.rtn import quantize_weight
-from scripts.questions._arithmetic import problems
-from tests.conftest import ROOT, Copy
+from tests.conftest import Copy
+from tests.test_fakequant import FLOATS, plain_loop
+from tests.tiny import solved, trained
 
 NAME = "tiny-qwen-s"
 GPTQ_SETTINGS = {"bits": 4, "group_size": 32, "sym": False, "desc_act": True, "mse": 2.4, "damp_percent": 0.01}
@@ -31,20 +33,14 @@ GPTQ_SETTINGS = {"bits": 4, "group_size": 32, "sym": False, "desc_act": True, "m
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = arithmetic.RECIPES[NAME]
-    model = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
-    arithmetic.restore(model, ROOT / "resources/models" / NAME, recipe)
     folder = tmp_path_factory.mktemp("model") / "checkpoint"
-    arithmetic.save(model, folder, recipe)
+    arithmetic.save(trained(NAME), folder, arithmetic.RECIPES[NAME])
     return folder
 
 
-def solved(count: int, tier: str, *, evaluation: bool) -> torch.Tensor:
+def batch(count: int, *, evaluation: bool) -> torch.Tensor:
     """Solved problems as one batch of token ids, padded on the right."""
-    stream = problems(tier, 5, evaluation=evaluation)
-    chosen = [next(stream) for _ in range(count)]
-    texts = [f"<|bos|><|user|>{p.question}<|assistant|><think>{p.solution}<|eos|>" for p in chosen]
-    return arithmetic.build_tokenizer()(texts, add_special_tokens=False, padding=True, return_tensors="pt").input_ids
+    return pad_sequence([torch.tensor(ids) for ids in solved(count, evaluation=evaluation)], batch_first=True)
 
 
 def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
@@ -53,25 +49,14 @@ def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids).logits
 
 
-def plain_loop(row: list[float], bits: int) -> list[float]:
-    """Asymmetric rounding of one group as the formula says, one number after the other, in float32."""
-
-    def f32(x: float) -> float:
-        return torch.tensor(x, dtype=torch.float32).item()
-
-    low, high = min([*row, 0.0]), max([*row, 0.0])
-    scale = f32(f32(high - low) / (2**bits - 1)) or 1.0
-    zero = round(f32(-low / scale))
-    return [f32((min(max(round(f32(x / scale)) + zero, 0), 2**bits - 1) - zero) * scale) for x in row]
-
-
-FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False)
-
-
 @given(st.lists(FLOATS, min_size=8, max_size=8), st.sampled_from([2, 3, 4, 8]), st.sampled_from([-1, 4]))
 def test_rounding_equals_a_plain_loop(row: list[float], bits: int, group_size: int):
     size = 8 if group_size == -1 else group_size
-    expected = [value for start in range(0, 8, size) for value in plain_loop(row[start : start + size], bits)]
+    expected = [
+        value
+        for start in range(0, 8, size)
+        for value in plain_loop(row[start : start + size], bits, 1.0, symmetric=False)
+    ]
     found = quantize_weight(torch.tensor([row], dtype=torch.float32), bits, group_size)
     assert found.tolist() == [expected]
 
@@ -118,7 +103,7 @@ def test_rtn_in_memory_and_rtn_loaded_give_equal_logits(built: Copy):
         for name, weight in model.named_parameters():
             if LINEAR_WEIGHT.fullmatch(name):
                 weight.copy_(quantize_weight(weight, 3, -1))
-        ids = solved(8, "multiplication", evaluation=True)
+        ids = batch(8, evaluation=True)
         before = model(input_ids=ids).logits
     assert torch.equal(before, logits(built.root / "results/quantize" / NAME / "rtn/w3/checkpoint", ids))
 
@@ -127,8 +112,7 @@ def test_rtn_in_memory_and_rtn_loaded_give_equal_logits(built: Copy):
 def twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """GPTQ through GPTQModel: the packed checkpoint and the dequantized one, and their logits."""
     folder = tmp_path_factory.mktemp("gptq")
-    ids = solved(64, "multiplication", evaluation=False)
-    gptq.quantize(checkpoint, [row[row != 0].tolist() for row in ids], GPTQ_SETTINGS).save(str(folder / "packed"))
+    gptq.quantize(checkpoint, solved(64), GPTQ_SETTINGS).save(str(folder / "packed"))
     packed = gptq.load_packed(folder / "packed")
     weights = gptq.unpack(packed)
     rewrite_linears(checkpoint, folder / "dequantized", lambda name, _: weights[name])
@@ -138,7 +122,7 @@ def twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     rest = {name: value for name, value in model.state_dict().items() if not LINEAR_WEIGHT.fullmatch(name)}
     model.load_state_dict(rest | weights)
     packed.model.float().load_state_dict(rest, strict=False)  # all but the packed layers, unrounded
-    asked = solved(16, "multiplication", evaluation=True)
+    asked = batch(16, evaluation=True)
     with torch.no_grad():
         return {
             "before": model(input_ids=asked).logits,
@@ -185,7 +169,7 @@ def test_gptq_is_nearer_to_full_precision_than_rounding(twins: dict):
 def test_our_gptq_core_errs_no_more_than_gptqmodel(checkpoint: Path, tmp_path: Path):
     """On the first layer's queries, whose inputs no earlier rounding has touched: same bits, grid and calibration."""
     settings = {"bits": 4, "group_size": -1, "sym": True, "desc_act": False, "mse": 2.4, "damp_percent": 0.01}
-    sequences = [ids[ids != 0].tolist() for ids in solved(32, "multiplication", evaluation=False)]
+    sequences = solved(32)
     gptq.quantize(checkpoint, sequences, settings).save(str(tmp_path / "packed"))
     theirs = gptq.unpack(gptq.load_packed(tmp_path / "packed"))["model.layers.0.self_attn.q_proj.weight"]
 

@@ -29,6 +29,11 @@ def hadamard_transform(x: torch.Tensor) -> torch.Tensor:
     return y.flatten(-len(factors))
 
 
+def hadamard_by_part(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Transform each `width` channels of the last axis: same shape."""
+    return hadamard_transform(x.unflatten(-1, (-1, width))).flatten(-2)
+
+
 def hadamard_matrix(n: int) -> torch.Tensor:
     """The orthogonal matrix `(n, n)` of `hadamard_transform`, in float64."""
     return functools.reduce(torch.kron, (_factor(m, torch.float64, torch.device("cpu")) for m in _orders(n)))

@@ -20,17 +20,33 @@ grid lies in `fakequant/keys.safetensors` of the checkpoint's folder: `{layer}.s
 `(kv_heads * head_dim,)`.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from scripts.fakequant.hadamard import hadamard_transform
+from scripts.fakequant.hadamard import hadamard_by_part, hadamard_transform
 from scripts.fakequant.rounding import round_tokens
+from scripts.run.files import write_atomically
 
 METHOD = "fakequant"
 KEY_GRIDS = "fakequant/keys.safetensors"
 ROW_PARALLEL = ("o_proj", "down_proj")
 KV_GROUP = 128
+
+
+def read_settings(checkpoint: Path) -> dict[str, Any] | None:
+    """What the engine is to round when it serves this checkpoint, None where that is nothing of ours."""
+    settings = json.loads((checkpoint / "config.json").read_text()).get("quantization_config", {})
+    return settings if settings.get("quant_method") == METHOD else None
+
+
+def write_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
+    """State in the checkpoint's `config.json` what the engine is to round."""
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": METHOD} | settings}
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
 
 
 def round_input(x: torch.Tensor, layer: str, settings: dict[str, Any], row_groups: int) -> torch.Tensor:
@@ -44,7 +60,7 @@ def round_input(x: torch.Tensor, layer: str, settings: dict[str, Any], row_group
     """
     width = x.shape[-1] // row_groups if layer in ROW_PARALLEL else x.shape[-1]
     if layer in settings.get("hadamard", ()):
-        x = hadamard_transform(x.unflatten(-1, (-1, width))).flatten(-2)
+        x = hadamard_by_part(x, width)
     if activations := settings.get("activations"):
         symmetric, clip = activations["symmetric"], activations["clip"]
         x = round_tokens(x, activations["bits"], width, symmetric=symmetric, clip=clip)

@@ -3,7 +3,6 @@
 What the store holds is not generated again; what the engine finishes is stored at once.
 """
 
-import json
 import os
 import signal
 import time
@@ -16,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
+from scripts.fakequant.settings import read_settings
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.store import Store, checkpoint_digest
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.imports import code_digest, package_versions
-from scripts.run.lease import lease
+from scripts.run.lease import lease, start_ticks
 from scripts.run.progress import Progress
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
 from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
@@ -47,7 +47,7 @@ def engine_identity(checkpoint: Path, settings: dict) -> dict:
     import torch
 
     packages = package_versions("scripts.generate.engine")
-    plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if fake_quantization(checkpoint) else {}
+    plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if read_settings(checkpoint) else {}
     return plugin | {
         "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -55,12 +55,6 @@ def engine_identity(checkpoint: Path, settings: dict) -> dict:
         "attention_backend": os.environ.get("VLLM_ATTENTION_BACKEND", "auto"),
         "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
     }
-
-
-def fake_quantization(checkpoint: Path) -> dict | None:
-    """What our plugin is to round when it serves this checkpoint, None where it has no part."""
-    settings = json.loads((checkpoint / "config.json").read_text()).get("quantization_config", {})
-    return settings if settings.get("quant_method") == "fakequant" else None
 
 
 def start_engine(checkpoint: Path, settings: dict) -> "LLM":
@@ -87,7 +81,7 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
         memory["kv_cache_memory_bytes"] = (
             settings["max_num_seqs"] * settings["max_model_len"] * kv_bytes_per_token(config, settings["dtype"])
         )
-    if fake := fake_quantization(checkpoint):
+    if fake := read_settings(checkpoint):
         from scripts.fakequant.plugin import check_tensor_parallel  # registers the plugin
 
         try:
@@ -177,17 +171,11 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
 
 def watched(step: Callable[[], list]) -> Callable[[], list]:
     """`step`, raising ChildProcessError when a process of the engine has died, for which vLLM would wait for ever."""
-    processes = psutil.Process().children()
+    processes = [process.pid for process in psutil.Process().children()]
     inside = []
 
-    def is_alive(process: psutil.Process) -> bool:
-        try:
-            return process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
     def check(*_: object) -> None:
-        if inside and not all(is_alive(process) for process in processes):
+        if inside and None in map(start_ticks, processes):
             raise ChildProcessError
 
     def step_or_raise() -> list:

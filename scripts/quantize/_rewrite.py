@@ -1,6 +1,5 @@
-"""A checkpoint with other weights in its linear layers, shard by shard, and with word of what the engine rounds."""
+"""A checkpoint with other weights: in its linear layers, shard by shard, or in all of them."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from scripts.fakequant.settings import METHOD
 from scripts.quantize._link import link_checkpoint
 from scripts.run.files import write_atomically
 
@@ -43,10 +41,3 @@ def save_model(model: PreTrainedModel, source: Path, target: Path) -> None:
     for path in [*target.glob("*.safetensors*"), target / "config.json", target / "generation_config.json"]:
         path.unlink(missing_ok=True)  # the link, not what it leads to
     model.save_pretrained(target)
-
-
-def write_fake_quantization(checkpoint: Path, settings: dict) -> None:
-    """State in `config.json` what the engine rounds; scripts/fakequant/settings.py describes the settings."""
-    path = checkpoint / "config.json"
-    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": METHOD} | settings}
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))

@@ -9,11 +9,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.rounding import asymmetric_grid
-from scripts.fakequant.settings import KEY_GRIDS
+from scripts.fakequant.settings import KEY_GRIDS, write_settings
 from scripts.manifest import write_manifest
 from scripts.quantize._layers import each_layer
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._rewrite import write_fake_quantization
 from scripts.quantize._store import stored
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -73,7 +72,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     link_checkpoint(model, checkpoint)
     write_atomically(checkpoint / KEY_GRIDS, lambda path: save_file(grids, path))
     served = {"keys_before_rope": {"bits": bits, "place": place}, "values": {"bits": bits, "clip": 1.0}}
-    write_fake_quantization(checkpoint, served)
+    write_settings(checkpoint, served)
     write_manifest(checkpoint, manifest)
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from scripts.fakequant.hadamard import hadamard_matrix, hadamard_transform
+from scripts.fakequant.hadamard import hadamard_by_part, hadamard_matrix
 from scripts.fakequant.reference import attach
+from scripts.fakequant.settings import write_settings
 from scripts.manifest import write_manifest
 from scripts.quantize._layers import linears, quantize_layers
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._rewrite import save_model, write_fake_quantization
+from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
@@ -68,16 +69,11 @@ def rotate(model: PreTrainedModel, seed: int, row_groups: int) -> None:
                 linear.bias.data = (linear.bias.double() @ rotation).to(linear.bias.dtype)
         # Values by head, undone by the layer that reads them; and the online transform's inverse.
         value, output, down = modules["v_proj"], modules["o_proj"], modules["down_proj"]
-        set_weight(value, by_part(value.weight.double().T, head_dim).T)
+        set_weight(value, hadamard_by_part(value.weight.double().T, head_dim).T)
         if value.bias is not None:
-            value.bias.data = by_part(value.bias.double(), head_dim).to(value.bias.dtype)
-        set_weight(output, by_part(output.weight.double(), head_dim))
-        set_weight(down, by_part(down.weight.double(), down.in_features // row_groups))
-
-
-def by_part(x: torch.Tensor, width: int) -> torch.Tensor:
-    """Hadamard transform of each `width` channels of the last axis."""
-    return hadamard_transform(x.unflatten(-1, (-1, width))).flatten(-2)
+            value.bias.data = hadamard_by_part(value.bias.double(), head_dim).to(value.bias.dtype)
+        set_weight(output, hadamard_by_part(output.weight.double(), head_dim))
+        set_weight(down, hadamard_by_part(down.weight.double(), down.in_features // row_groups))
 
 
 @stage
@@ -98,7 +94,7 @@ def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings,
         served |= online | {"activations": {"bits": settings["activation_bits"], "symmetric": False, "clip": clip}}
     else:
         link_checkpoint(model, checkpoint)
-    write_fake_quantization(checkpoint, served)
+    write_settings(checkpoint, served)
     write_manifest(checkpoint, manifest)
 
 

@@ -8,10 +8,10 @@ rounded on the same grid, per token, when the checkpoint is served.
 import torch
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
-from scripts.fakequant.settings import ROW_PARALLEL
+from scripts.fakequant.settings import ROW_PARALLEL, write_settings
 from scripts.manifest import write_manifest
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._rewrite import rewrite_linears, write_fake_quantization
+from scripts.quantize._rewrite import rewrite_linears
 from scripts.quantize._store import stored
 from scripts.run.stage import Input, Output, Settings, stage
 
@@ -44,7 +44,7 @@ def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings)
         served["keys"] = {"bits": settings["kv_bits"], "clip": 1.0, "hadamard": False}
         served["values"] = {"bits": settings["kv_bits"], "clip": 1.0}
     if served:
-        write_fake_quantization(checkpoint, served)
+        write_settings(checkpoint, served)
     write_manifest(checkpoint, manifest)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from scripts.fakequant.settings import write_settings
 from scripts.manifest import write_manifest
 from scripts.quantize._layers import each_layer, inputs_of, linears, quantize_layers
-from scripts.quantize._rewrite import save_model, write_fake_quantization
+from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
@@ -71,7 +72,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
         "keys": cache | {"hadamard": False},
         "values": cache,
     }
-    write_fake_quantization(checkpoint, served)
+    write_settings(checkpoint, served)
     write_manifest(checkpoint, manifest)
 
 

@@ -75,10 +75,10 @@ def _this_process() -> dict:
     """Names a process for good: process numbers are used again, and containers share host names."""
     machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
     pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": machine, "pid": pid, "ticks": _start_ticks(pid)}
+    return {"host": socket.gethostname(), "machine": machine, "pid": pid, "ticks": start_ticks(pid)}
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since the machine did: no clock that anyone sets. None if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -99,7 +99,7 @@ def _state(path: Path) -> tuple[str, int] | None:
 def _is_dead(content: str, silent_seconds: float) -> bool:
     holder = json.loads(content) if content else {}  # empty while its holder is writing it
     if holder.get("machine") == _this_process()["machine"]:
-        return _start_ticks(holder["pid"]) != holder["ticks"]
+        return start_ticks(holder["pid"]) != holder["ticks"]
     return silent_seconds > DEAD_SECONDS
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from tests.test_methods import ROW_GROUPS
-
+ROW_GROUPS = 2
 SEQUENCES, LENGTH, VOCABULARY = 16, 512, 1024
 METHODS = ("smooth", "rotate", "gptq core", "key grids", "gptqmodel")
 SETTINGS = {"bits": 4, "group_size": -1, "sym": True, "desc_act": False, "mse": 2.4, "damp_percent": 0.01}
