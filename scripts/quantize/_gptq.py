@@ -5,18 +5,17 @@
 import torch
 
 from scripts.fakequant.rounding import fake_quantize, symmetric_grid
+from scripts.quantize._chunks import row_chunks
 
 BLOCK = 128  # columns that are updated lazily together (section 3.3)
 DAMPING = 0.01  # share of the Hessian's mean diagonal
 NORM, GRID, SHRINK = 2.4, 100, 0.2  # clip search of the study: norm of the error, steps, smallest share of the range
-CHUNK = {"cpu": 2**18, "cuda": 2**25}  # weights whose clips are searched at once: what stays in a cache, or fills a GPU
 
 
 def clipped_grid(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric grid of each last axis whose clip makes the rounding error least: `(..., n)` → two `(..., 1)`."""
-    rows = groups.flatten(0, -2)
-    parts = rows.split(max(1, CHUNK[rows.device.type] // rows.shape[1]))
-    scale, zero = (torch.cat(grids) for grids in zip(*(_search(part, bits) for part in parts), strict=True))
+    found = [_search(part, bits) for part in row_chunks(groups.flatten(0, -2))]
+    scale, zero = (torch.cat(grids) for grids in zip(*found, strict=True))
     return scale.reshape(*groups.shape[:-1], 1), zero.reshape(*groups.shape[:-1], 1)
 
 

@@ -78,6 +78,16 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
     progress.close()
 
 
+def fold(before: nn.Module, scaled: list[nn.Linear], scale: torch.Tensor) -> None:
+    """Move the scale's inverse into the norm or linear layer before, and the scale into those that follow."""
+    weight = before.weight.data.float()
+    before.weight.data = (weight / (scale if weight.dim() == 1 else scale[:, None])).to(before.weight.dtype)
+    if getattr(before, "bias", None) is not None:
+        before.bias.data = (before.bias.data.float() / scale).to(before.bias.dtype)
+    for linear in scaled:
+        linear.weight.data = (linear.weight.data.float() * scale).to(linear.weight.dtype)
+
+
 @contextmanager
 def inputs_of(module: nn.Module, see: Callable[[torch.Tensor], object]) -> Iterator[None]:
     """While the body runs, `see` each input of the module as `(tokens, in_features)`, transforms included."""

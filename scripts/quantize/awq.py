@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.manifest import write_manifest
-from scripts.quantize._layers import SEQUENCE, Call, calls_of, each_layer, inputs_of, linears, output_error
+from scripts.quantize._chunks import row_chunks
+from scripts.quantize._layers import SEQUENCE, Call, calls_of, each_layer, fold, inputs_of, linears, output_error
 from scripts.quantize._packed import PACKED_BITS, add_packed, pack
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
@@ -28,7 +29,6 @@ RATIOS = 20  # exponents 0, 1/20, …, 19/20 of the mean magnitude
 SAMPLE, FINALISTS = 16, 3  # every ratio is measured on each 16th sequence, the best three on all
 GRID, SHRINK, TOKENS = 20, 0.5, 512  # clip search: steps, smallest share of the range, tokens at most
 NOT_CLIPPED = ("q_proj", "k_proj")  # the product of queries and keys is too sensitive (the authors' code)
-CHUNK = {"cpu": 2**18, "cuda": 2**25}  # weights rounded at once: what stays in a cache, or fills a GPU
 
 
 def grid(groups: torch.Tensor, bits: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,8 +40,7 @@ def grid(groups: torch.Tensor, bits: int, dtype: torch.dtype) -> tuple[torch.Ten
 def round_weight(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
     """Round `(out_features, in_features)` to nearest in groups of input channels: same shape, in float32."""
     rounded = torch.empty_like(weight, dtype=torch.float32)
-    rows = max(1, CHUNK[weight.device.type] // weight.shape[1])
-    for part, target in zip(weight.split(rows), rounded.split(rows), strict=True):
+    for part, target in zip(row_chunks(weight), row_chunks(rounded), strict=True):
         groups = grouped(part.float(), group_size)
         target.copy_(fake_quantize(groups, *grid(groups, bits, weight.dtype), bits).flatten(1))
     return rounded
@@ -83,16 +82,6 @@ def search_scale(
     return channel_scale(magnitude, step / RATIOS)
 
 
-def fold(before: nn.Module, scaled: list[nn.Linear], scale: torch.Tensor) -> None:
-    """Move the scale's inverse into the norm or linear layer before, and the scale into those that follow."""
-    weight = before.weight.data.float()
-    before.weight.data = (weight / (scale if weight.dim() == 1 else scale[:, None])).to(before.weight.dtype)
-    if getattr(before, "bias", None) is not None:
-        before.bias.data = (before.bias.data.float() / scale).to(before.bias.dtype)
-    for linear in scaled:
-        linear.weight.data = (linear.weight.data.float() * scale).to(linear.weight.dtype)
-
-
 def search_clip(weight: torch.Tensor, x: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
     """The largest magnitude that each group keeps: where the group's own output errs least after rounding.
 
@@ -108,7 +97,7 @@ def search_clip(weight: torch.Tensor, x: torch.Tensor, bits: int, group_size: in
     inputs = grouped(x.float(), group_size).transpose(0, 1)
     moments = inputs.mT @ inputs  # (groups, group_size, group_size): the error of a change d is d moments dᵀ
     parts = []
-    for part in weight.split(max(1, CHUNK[weight.device.type] // weight.shape[1])):
+    for part in row_chunks(weight):
         groups = grouped(part.float(), group_size)
         largest = groups.abs().amax(-1, keepdim=True)
         best, least = largest, torch.full_like(largest, torch.inf)

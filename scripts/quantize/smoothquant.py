@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import write_settings
 from scripts.manifest import write_manifest
-from scripts.quantize._layers import each_layer, inputs_of, linears, quantize_layers
+from scripts.quantize._layers import each_layer, fold, inputs_of, linears, quantize_layers
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -52,9 +52,7 @@ def smooth(model: PreTrainedModel, sequences: list[list[int]], alpha: float, lab
             with inputs_of(following[0], see):
                 run()
             scale = smoothing(largest, torch.cat([linear.weight.float() for linear in following]), alpha)
-            norm.weight.data = (norm.weight.float() / scale).to(norm.weight.dtype)
-            for linear in following:
-                linear.weight.data = (linear.weight.float() * scale).to(linear.weight.dtype)
+            fold(norm, following, scale)
 
 
 @stage
