@@ -24,7 +24,7 @@ test: env ## run the tests
 plan: env ## jobs, GPU hours and disk of a study: make plan CONFIG=config/paper.yaml
 	@python -m scripts.run.plan $(CONFIG)
 
-faults: env ## disturb the tiny study in every way, count what is lost and repeated (about 25 minutes)
+faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1
 
 bench-generate: env ## measure generating, the store and planning side by side with the bare thing (about 20 minutes)
