@@ -9,7 +9,7 @@ TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-quantize env check lock retrain lint format docs clean
+.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-quantize bench-slurm env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ bench-generate: env ## measure generating, the store and planning side by side w
 
 bench-plugin: env ## measure how fast vLLM serves through the plugin, beside full precision
 	@python -m tests.bench.plugin
+
+bench-slurm: env ## measure what a Slurm of one node adds to a study's time (about 5 minutes)
+	@python -m tests.bench.slurm
 
 bench-agreement: env ## KL of each scheme on the tiny reasoners; vLLM on one and two ranks beside the quantizers' own models
 	@python -m tests.bench.agreement

@@ -7,10 +7,10 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -30,15 +30,24 @@ OPTIONS = (
     "quantize:nodes=1", "quantize:tasks_per_gpu=0",
 )  # fmt: skip
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--profile", "slurm", *OPTIONS)
-GRID = [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}]
-SUITE = TINY_STUDY["suites"]["arithmetic"]
+STUDY = {
+    "studies": {
+        "tiny": {
+            "suites": ["arithmetic"],
+            "grid": [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}],
+        }
+    },
+    "suites": {"arithmetic": TINY_STUDY["suites"]["arithmetic"]},
+    "corpora": {},
+}
 
 
 class Study(Watched):
-    """A study on the cluster, in the repository's own config/config.yaml."""
+    """A study of two checkpoints on the cluster, in the repository's own config/config.yaml."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY))
         self.started: list[subprocess.Popen] = []
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
@@ -59,12 +68,27 @@ class Study(Watched):
     def generating(self) -> dict[str, str]:
         return self.jobs(JobState="RUNNING", Comment="rule_generate_.*")[0]
 
+    def engines(self) -> list[psutil.Process]:
+        """Processes that generate for this study."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "cwd"])
+            if process.info["cwd"] == str(self.root) and "scripts.generate.engine" in (process.info["cmdline"] or [])
+        ]
+
     def tail(self) -> str:
         logs = sorted((self.root / "results/logs/slurm").rglob("*.log"))
         return "\n".join([self.output()[-6000:], *(path.read_text()[-2000:] for path in logs)])
 
     def finish(self, *arguments: str) -> None:
         assert self.start(*SNAKEMAKE, *arguments).wait(600) == 0, self.tail()
+
+
+def minutes(limit: str) -> int:
+    """Of what Slurm prints as `[days-]hours:minutes:seconds`."""
+    days, _, clock = limit.rpartition("-")
+    hours, passed, _ = clock.split(":")
+    return (int(days or 0) * 24 + int(hours)) * 60 + int(passed)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +106,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def ran(cluster: Cluster, built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """The study, run once on the cluster without interruption."""
     study = Study(tmp_path_factory.mktemp("ran") / "repository")
-    config = {
-        "studies": {"tiny": {"suites": ["arithmetic"], "grid": GRID}},
-        "suites": {"arithmetic": SUITE},
-        "corpora": {},
-    }
-    (study.root / "config/config.yaml").write_text(yaml.safe_dump(config))
-    started = time.monotonic()
     try:
         study.finish()
-        print(f"on Slurm: {time.monotonic() - started:.0f} s")
         yield study
     finally:
         for process in study.started:
@@ -177,13 +193,47 @@ def test_a_cancelled_job_flushes_and_goes_on(study: Study, recovered: Callable):
 
 
 @pytest.mark.campaign
+def test_a_preempted_job_flushes_and_goes_on(study: Study, recovered: Callable):
+    """By a job of a partition of higher priority that wants all GPUs."""
+    controller = study.start(*SNAKEMAKE, "--", ARTIFACT)
+    study.wait_for(lambda: study.finished().total() > 100, 120)
+    job = study.generating()["JobId"]
+    slurm.output("sbatch", "--partition=urgent", f"--gpus={slurm.GPUS}", "--output=/dev/null", "--wrap=sleep 5")
+    slurm.wait_for(lambda: study.jobs(JobId=job, JobState="PENDING", Restarts="1"), 60)
+    assert "told to stop; what is finished is stored" in study.tail()
+    before = set(study.finished())
+    assert before <= study.stored()
+    slurm.output("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would hold it back for two minutes
+    assert controller.wait(240) == 0, study.tail()
+    recovered("preemption", before, set())
+
+
+@pytest.mark.campaign
+def test_a_job_out_of_time_flushes_and_is_given_more(study: Study, recovered: Callable):
+    controller = study.start(*SNAKEMAKE, "--", ARTIFACT)
+    study.wait_for(lambda: study.finished().total() > 100, 120)
+    job = study.generating()
+    for engine in study.engines():
+        engine.suspend()  # else it would end in time
+    slurm.output("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
+    slurm.wait_for(lambda: study.jobs(JobId=job["JobId"], JobState="TIMEOUT"), 180)
+    assert "told to stop; what is finished is stored" in study.tail()
+    before = set(study.finished())
+    assert before <= study.stored()
+    assert controller.wait(240) == 0, study.tail()
+    again = study.jobs(Comment=job["Comment"])[-1]
+    assert minutes(again["TimeLimit"]) == 2 * minutes(job["TimeLimit"])
+    recovered("time limit", before, set())
+
+
+@pytest.mark.campaign
 def test_a_lost_node_requeues_its_job(study: Study, cluster: Cluster, recovered: Callable):
     controller = study.start(*SNAKEMAKE, "--", ARTIFACT)
     study.wait_for(lambda: study.finished().total() > 100, 120)
     job = study.generating()["JobId"]
     slurm.output("scontrol", "update", f"NodeName={cluster.host}", "State=DOWN", "Reason=test")
     slurm.wait_for(lambda: study.jobs(JobId=job, JobState="PENDING", Restarts="1"))
-    slurm.wait_for(lambda: not slurm.output("pgrep", "-f", f"scripts.generate.engine.*{study.root}"))
+    slurm.wait_for(lambda: not study.engines())
     before = set(study.finished())
     lost = before - study.stored()
     slurm.output("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
