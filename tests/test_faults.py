@@ -42,7 +42,8 @@ STUDY = {
 EDITS = {
     "FLUSH_SECONDS = 20": "FLUSH_SECONDS = 1",
     "        self.samples[sample] = row\n": "        self.samples[sample] = row\n"
-    '        with open("finished.txt", "a") as witness:\n            witness.write(sample + "\\n")\n',
+    '        with open("finished.txt", "a") as witness:\n            witness.write(sample + "\\n")\n'
+    '        time.sleep(0.2 * os.path.exists("slow"))\n',
 }
 
 
