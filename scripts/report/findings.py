@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         column("source", pa.string(), "whose rows judge it: study (this one) or paper (its 117)"),
         column("test", pa.string(), "what the number is, its unit, and where it must lie"),
         column("n", pa.int64(), "units: cells, or pairs of cells"),
-        column("value", pa.float64(), "median over the units, in the unit that the test names; null: not tested"),
+        column("value", pa.float64(), "median or mean over the units, as the test says; null: not tested"),
         column("low", pa.float64(), "lower end of its 95 % interval"),
         column("high", pa.float64(), "upper end of its 95 % interval"),
         column("verdict", pa.string(), "supported, contradicted, undetermined or not tested"),
@@ -86,11 +86,11 @@ def judge(claim: Claim, evidence: Evidence) -> dict:
     if not cells:
         empty = dict.fromkeys(("value", "low", "high"))
         return {"n": 0, **empty, "verdict": "not tested", "cells": [], "exceptions": []}
-    median = np.median(units, axis=1)
-    low, high = interval(median[1:])
+    number = claim.over(units, axis=1)
+    low, high = interval(number[1:])
     verdicts = [claim.rule(*ends) for ends in zip(*interval(units[1:]), strict=True)]
     return {
-        "n": len(cells), "value": float(median[0]), "low": float(low), "high": float(high),
+        "n": len(cells), "value": float(number[0]), "low": float(low), "high": float(high),
         "verdict": claim.rule(low, high), "cells": cells,
         "exceptions": [cell for cell, verdict in zip(cells, verdicts, strict=True) if verdict == "contradicted"],
     }  # fmt: skip
