@@ -289,7 +289,7 @@ def score_options(wildcards):
 # report
 
 TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
-TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings"]
+TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings", "paper"]
 
 
 def study_scores(wildcards):

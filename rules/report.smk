@@ -119,3 +119,51 @@ rule findings:
         " --output {output:q}"
         " --settings {params.settings:q}"
         " 2> {log:q}"
+
+
+rule paper:
+    input:
+        code="results/code/scripts.report.paper.txt",
+        samples="results/report/{study}/samples.parquet",
+        summary="results/report/{study}/summary.parquet",
+        paper="resources/paper/tables.csv",
+    output:
+        "results/report/{study}/paper.parquet",
+    log:
+        "results/logs/report/{study}/paper.log",
+    benchmark:
+        "results/timings/report/{study}/paper.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    shell:
+        "python -m scripts.report.paper"
+        " --samples {input.samples:q}"
+        " --summary {input.summary:q}"
+        " --paper {input.paper:q}"
+        " --output {output:q}"
+        " 2> {log:q}"
+
+
+rule headline:
+    input:
+        code="results/code/scripts.report.headline.txt",
+        summary="results/report/{study}/summary.parquet",
+        drops="results/report/{study}/drops.parquet",
+    output:
+        markdown="results/report/{study}/summary.md",
+        tex="results/report/{study}/summary.tex",
+    log:
+        "results/logs/report/{study}/headline.log",
+    benchmark:
+        "results/timings/report/{study}/headline.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "python -m scripts.report.headline"
+        " --summary {input.summary:q}"
+        " --drops {input.drops:q}"
+        " --output {output.markdown:q}"
+        " --tex {output.tex:q}"
+        " 2> {log:q}"
