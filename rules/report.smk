@@ -41,7 +41,7 @@ rule tables:
     wildcard_constraints:
         table=one_of(TABLES_OF_SAMPLES),
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     shell:
         "python -m scripts.report.{wildcards.table}" " --samples {input.samples:q}" " --output {output:q}" " 2> {log:q}"
@@ -58,7 +58,7 @@ rule ablations:
     benchmark:
         "results/timings/report/{study}/ablations.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     params:
         settings=ablation_settings,
@@ -83,7 +83,7 @@ rule efficiency:
     benchmark:
         "results/timings/report/{study}/efficiency.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     params:
         settings=efficiency_settings,
@@ -108,7 +108,7 @@ rule findings:
     benchmark:
         "results/timings/report/{study}/findings.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     params:
         settings=finding_settings,
@@ -134,7 +134,7 @@ rule paper:
     benchmark:
         "results/timings/report/{study}/paper.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     shell:
         "python -m scripts.report.paper"
