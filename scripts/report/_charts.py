@@ -1,0 +1,187 @@
+"""The report's charts: of one model for the page, of all models for a paper.
+
+Colours have a contrast of at least 3 to white and to the page's dark ground alike, and every class has a shape of its
+own, so that a chart needs neither colours nor a theme to be read.
+"""
+
+import altair as alt
+import pandas as pd
+
+from scripts.report._tables import AVERAGE
+
+CLASSES = {  # class → colour, shape
+    "lossless": ("#1f9e89", "circle"),
+    "fair": ("#b8860b", "square"),
+    "risky": ("#d1335b", "triangle-down"),
+    "undetermined": ("#7f8794", "diamond"),
+}
+COLOURS = ["#3b7dd8", "#d9662b", "#1f9e89", "#b0559f", "#9a7d0a", "#4d9db8", "#8a6fd1", "#7f8794"]
+LOSS, GAIN = "#d1335b", "#1f9e89"
+KINDS = {"full": "circle", "weights": "square", "cache": "triangle-up", "weights, activations, cache": "diamond"}
+ROW = 19  # pixels of a method's row
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """With `method`, "quantizer/scheme"; without the keys that the charts do not show."""
+    return frame.assign(method=frame["quantizer"] + "/" + frame["scheme"]).drop(columns="study")
+
+
+def methods(frame: pd.DataFrame) -> alt.Y:
+    """The axis of methods, in the study's order."""
+    order = list(dict.fromkeys(frame["method"]))
+    return alt.Y("method:N", sort=order, title=None, axis=alt.Axis(grid=True, ticks=False, labelLimit=240))
+
+
+def tooltip(*fields: str) -> list[alt.Tooltip]:
+    """Each of "name", or "name|title"; numbers with two decimals at the most."""
+    names = {"model", "method", "benchmark", "class", "bin", "seed"}
+    entries = []
+    for field in fields:
+        name, _, title = field.partition("|")
+        options = {"type": "nominal"} if name in names else {"type": "quantitative", "format": ",.2~f"}
+        entries.append(alt.Tooltip(field=name, title=title or name, **options))
+    return entries
+
+
+def rule(at: float) -> alt.Chart:
+    """A vertical line to read distances from."""
+    frame = pd.DataFrame({"x": [at]})
+    return alt.Chart(frame).mark_rule(color=COLOURS[-1], strokeDash=[3, 3], tooltip=None).encode(x="x:Q")
+
+
+def drops(frame: pd.DataFrame, width: int = 520) -> alt.LayerChart:
+    """`drops` of one model: the loss of the average with its interval, coloured by class, best first."""
+    frame = frame[frame["benchmark"] == AVERAGE].sort_values("drop", ascending=False)
+    classes = list(CLASSES)
+    base = alt.Chart(frame).encode(
+        y=methods(frame),
+        color=alt.Color(
+            "class:N",
+            scale=alt.Scale(domain=classes, range=[colour for colour, _ in CLASSES.values()]),
+            legend=alt.Legend(title=None, orient="top"),
+        ),
+        tooltip=tooltip("method", "accuracy", "baseline", "drop", "low", "high", "class", "p_adjusted|p (Holm)"),
+    )
+    scale = alt.Scale(zero=True, nice=True)
+    x = alt.X("low:Q", title="drop of the average, in points, with its 95 % interval", scale=scale)
+    shapes = alt.Scale(domain=classes, range=[shape for _, shape in CLASSES.values()])
+    layers = [
+        rule(0),
+        rule(-1),
+        rule(-3),
+        base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q"),
+        base.mark_point(filled=True, size=75, opacity=1).encode(
+            x="drop:Q", shape=alt.Shape("class:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
+        ),
+    ]
+    return alt.layer(*layers).properties(width=width, height=alt.Step(ROW))
+
+
+def kind(scheme: str) -> str:
+    """What a scheme rounds, by its name."""
+    if scheme == "full":
+        return "full"
+    if scheme.startswith("kv"):
+        return "cache"
+    return "weights, activations, cache" if "kv" in scheme else "weights"
+
+
+def pareto(frame: pd.DataFrame, width: int = 640, height: int = 340) -> alt.LayerChart:
+    """`efficiency` of all models: nominal size of the weights against accuracy, and what no smaller one beats."""
+    frame = frame.assign(kind=frame["scheme"].map(kind), megabytes=frame["weight_bytes"] / 1e6)
+    models = list(dict.fromkeys(frame["model"]))
+    front = frame.sort_values(["megabytes", "accuracy"], ascending=[True, False])
+    front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
+    big = frame["megabytes"].max() >= 1000
+    frame, front = (f.assign(size=f["megabytes"] / (1000 if big else 1)) for f in (frame, front))
+    scale = alt.Scale(type="log", nice=False, padding=24)
+    x = alt.X("size:Q", title=f"nominal size of the weights, {'GB' if big else 'MB'}", scale=scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks", scale=alt.Scale(zero=False, padding=16))
+    picked = alt.selection_point(fields=["model"], bind="legend")
+    points = (
+        alt.Chart(frame)
+        .mark_point(filled=True, size=85)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("model:N", scale=alt.Scale(domain=models, range=COLOURS), legend=alt.Legend(title="model")),
+            shape=alt.Shape(
+                "kind:N",
+                scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())),
+                legend=alt.Legend(title="rounded"),
+            ),
+            opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
+            tooltip=tooltip("model", "method", "accuracy", f"size|size, {'GB' if big else 'MB'}", "bits"),
+        )
+        .add_params(picked)
+    )
+    line = alt.Chart(front).mark_line(color=COLOURS[-1], strokeWidth=1.5, interpolate="step-after").encode(x=x, y=y)
+    names = alt.Chart(front).mark_text(align="left", dx=8, dy=-8, fontSize=10).encode(x=x, y=y, text="method:N")
+    return alt.layer(line, points, names).properties(width=width, height=height)
+
+
+def lengths(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
+    """`lengths` of one model: how much longer the outputs are than the baseline's, by benchmark."""
+    frame = frame[frame["ratio"].notna()]
+    base = alt.Chart().encode(
+        y=methods(frame), tooltip=tooltip("method", "benchmark", "mean|mean tokens", "ratio", "low", "high", "truncated|truncated, %")
+    )
+    line = alt.Chart().mark_rule(color=COLOURS[-1], strokeDash=[3, 3], tooltip=None).encode(x=alt.datum(1))
+    x = alt.X("low:Q", title="mean length / baseline's", scale=alt.Scale(zero=False))
+    layers = alt.layer(
+        line,
+        base.mark_rule(strokeWidth=2, color=COLOURS[0]).encode(x=x, x2="high:Q"),
+        base.mark_point(filled=True, size=60, opacity=1, color=COLOURS[0]).encode(x="ratio:Q"),
+    )
+    return by_benchmark(layers.properties(width=width, height=alt.Step(ROW)), frame)
+
+
+def truncated(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
+    """`lengths` of one model: the share of outputs that the token limit cut off, by benchmark."""
+    bars = (
+        alt.Chart()
+        .mark_bar(height=9, color=COLOURS[1])
+        .encode(
+            y=methods(frame),
+            x=alt.X("truncated:Q", title="cut off, in percent"),
+            tooltip=tooltip("method", "benchmark", "truncated|truncated, %", "max|longest, tokens"),
+        )
+    )
+    return by_benchmark(bars.properties(width=width, height=alt.Step(ROW)), frame)
+
+
+def difficulty(frame: pd.DataFrame, by: str) -> alt.FacetChart:
+    """`difficulty` of one model: drops by the benchmark's own levels, or by how often the baseline is right."""
+    frame = frame[frame["by"] == by]
+    base = alt.Chart().encode(
+        x=alt.X("bin:N", title=None, sort=list(dict.fromkeys(frame["bin"])), axis=alt.Axis(labelAngle=0, orient="top")),
+        y=methods(frame),
+        tooltip=tooltip("method", "benchmark", "bin", "n|questions", "baseline", "accuracy", "drop", "low", "high"),
+    )
+    largest = max(float(frame["drop"].abs().max()), 1.0) if len(frame) else 1.0
+    cells = base.mark_rect(cornerRadius=2).encode(
+        color=alt.condition("datum.drop < 0", alt.value(LOSS), alt.value(GAIN)),
+        opacity=alt.Opacity(
+            "size:Q", scale=alt.Scale(type="sqrt", domain=[0, largest], range=[0.03, 0.75]), legend=None
+        ),
+    ).transform_calculate(size="abs(datum.drop)")
+    numbers = base.mark_text(fontSize=10).encode(text=alt.Text("drop:Q", format="+.0f"))
+    return by_benchmark(alt.layer(cells, numbers).properties(width=alt.Step(44), height=alt.Step(ROW)), frame)
+
+
+def seeds(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
+    """`accuracy` of one model: a dot for each seed, a line at their mean, by benchmark."""
+    base = alt.Chart().encode(y=methods(frame), tooltip=tooltip("method", "benchmark", "seed", "accuracy"))
+    x = alt.X("accuracy:Q", title="accuracy, in percent", scale=alt.Scale(zero=False))
+    layers = alt.layer(
+        base.mark_tick(thickness=2, size=13, color=COLOURS[-1], tooltip=None).encode(x="mean(accuracy):Q"),
+        base.mark_point(filled=True, size=34, opacity=0.8, color=COLOURS[0]).encode(x=x),
+    )
+    return by_benchmark(layers.properties(width=width, height=alt.Step(ROW)), frame)
+
+
+def by_benchmark(chart: alt.Chart | alt.LayerChart, frame: pd.DataFrame) -> alt.FacetChart:
+    """Side by side, each with its own range, in the study's order."""
+    order = list(dict.fromkeys(frame["benchmark"]))
+    columns = alt.Column("benchmark:N", sort=order, title=None, header=alt.Header(labelFontWeight="bold"))
+    return chart.facet(column=columns, data=frame, spacing=18).resolve_scale(x="independent")
