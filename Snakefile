@@ -28,5 +28,5 @@ rule all:
         expand(
             "results/report/{study}/{table}.parquet",
             study=study_config.studies,
-            table=["accuracy", "summary"],
+            table=TABLES,
         ),

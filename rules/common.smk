@@ -288,6 +288,9 @@ def score_options(wildcards):
 
 # report
 
+TABLES_OF_SAMPLES = ["accuracy", "summary", "drops"]
+TABLES = ["samples", *TABLES_OF_SAMPLES]
+
 
 def study_scores(wildcards):
     return [

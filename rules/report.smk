@@ -1,24 +1,24 @@
 # All verdicts of a study → its tables.
 
 
-rule accuracy:
+rule samples:
     input:
-        code="results/code/scripts.report.accuracy.txt",
+        code="results/code/scripts.report.samples.txt",
         scores=study_scores,
         questions=study_questions,
     output:
-        "results/report/{study}/accuracy.parquet",
+        "results/report/{study}/samples.parquet",
     log:
-        "results/logs/report/{study}/accuracy.log",
+        "results/logs/report/{study}/samples.log",
     benchmark:
-        "results/timings/report/{study}/accuracy.tsv"
+        "results/timings/report/{study}/samples.tsv"
     resources:
         mem_mb=4000,
         runtime=30,
     params:
         settings=study_settings,
     shell:
-        "python -m scripts.report.accuracy"
+        "python -m scripts.report.samples"
         " --scores results/score"
         " --questions results/questions"
         " --output {output:q}"
@@ -27,22 +27,21 @@ rule accuracy:
         " 2> {log:q}"
 
 
-rule summary:
+# Tables that follow from the samples alone.
+rule tables:
     input:
-        code="results/code/scripts.report.summary.txt",
-        accuracy="results/report/{study}/accuracy.parquet",
+        code="results/code/scripts.report.{table}.txt",
+        samples="results/report/{study}/samples.parquet",
     output:
-        "results/report/{study}/summary.parquet",
+        "results/report/{study}/{table}.parquet",
     log:
-        "results/logs/report/{study}/summary.log",
+        "results/logs/report/{study}/{table}.log",
     benchmark:
-        "results/timings/report/{study}/summary.tsv"
+        "results/timings/report/{study}/{table}.tsv"
+    wildcard_constraints:
+        table=one_of(TABLES_OF_SAMPLES),
     resources:
-        mem_mb=2000,
+        mem_mb=8000,
         runtime=30,
     shell:
-        "python -m scripts.report.summary"
-        " --accuracy {input.accuracy:q}"
-        " --output {output:q}"
-        " --study {wildcards.study}"
-        " 2> {log:q}"
+        "python -m scripts.report.{wildcards.table}" " --samples {input.samples:q}" " --output {output:q}" " 2> {log:q}"

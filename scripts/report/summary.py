@@ -7,15 +7,15 @@ Drop = Avg minus the Avg of the unquantized model.
 import pandas as pd
 import pyarrow as pa
 
-from scripts.run.stage import Input, Output, Parameter, stage
-from scripts.table import CELL_COLUMNS, column, write_table
+from scripts.report._tables import AVERAGE, BENCHMARK_OR_AVERAGE, STUDY_COLUMNS, write_frame
+from scripts.report.accuracy import tabulate
+from scripts.run.stage import Input, Output, stage
+from scripts.table import column
 
-AVERAGE = "avg"
 SCHEMA = pa.schema(
     [
-        column("study", pa.string(), "name of the study"),
-        *CELL_COLUMNS,
-        column("benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of all"),
+        *STUDY_COLUMNS,
+        BENCHMARK_OR_AVERAGE,
         column("seeds", pa.int64(), "number of seeds"),
         column("mean", pa.float64(), "mean accuracy over seeds, in percent"),
         column(
@@ -47,10 +47,8 @@ def summarize(accuracy: pd.DataFrame) -> pd.DataFrame:
 
 
 @stage
-def main(accuracy: Input, output: Output, study: Parameter) -> None:
-    summary = summarize(pd.read_parquet(accuracy))
-    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    write_table(output, rows, SCHEMA)
+def main(samples: Input, output: Output) -> None:
+    write_frame(output, summarize(tabulate(pd.read_parquet(samples))), SCHEMA)
 
 
 if __name__ == "__main__":
