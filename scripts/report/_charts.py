@@ -19,17 +19,41 @@ COLOURS = ["#3b7dd8", "#d9662b", "#1f9e89", "#b0559f", "#9a7d0a", "#4d9db8", "#8
 LOSS, GAIN = "#d1335b", "#1f9e89"
 KINDS = {"full": "circle", "weights": "square", "cache": "triangle-up", "weights, activations, cache": "diamond"}
 ROW = 19  # pixels of a method's row
+CONFIG = {
+    "view": {"stroke": None},
+    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 8, "ticks": False,
+             "labelPadding": 6, "domain": False},
+    "legend": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
+    "header": {"labelFontSize": 12, "labelFontWeight": 600, "titleFontSize": 12},
+    "text": {"fontSize": 10},
+    "title": {"fontSize": 13, "anchor": "start", "fontWeight": 600},
+}  # fmt: skip
+
+
+def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
+    """The charts that show one model, by name; those that have nothing to show are left out."""
+    frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "difficulty", "accuracy")}
+    of = {name: frame[frame["model"] == model] for name, frame in frames.items()}
+    lost = of["drops"][of["drops"]["benchmark"] == AVERAGE]
+    longer = of["lengths"][of["lengths"]["ratio"].notna()]
+    found = {"drops": drops(lost)} if len(lost) else {}
+    found |= {"lengths": lengths(longer)} if len(longer) else {}
+    found["truncated"] = truncated(of["lengths"])
+    for by in ("level", "solve_rate"):
+        rows = of["difficulty"][of["difficulty"]["by"] == by]
+        found |= {by: difficulty(rows)} if len(rows) else {}
+    return found | {"seeds": seeds(of["accuracy"])}
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """With `method`, "quantizer/scheme"; without the keys that the charts do not show."""
-    return frame.assign(method=frame["quantizer"] + "/" + frame["scheme"]).drop(columns="study")
+    """With `method`, "quantizer/scheme"."""
+    return frame.assign(method=frame["quantizer"] + "/" + frame["scheme"])
 
 
-def methods(frame: pd.DataFrame) -> alt.Y:
+def methods(frame: pd.DataFrame, grid: bool = True) -> alt.Y:
     """The axis of methods, in the study's order."""
     order = list(dict.fromkeys(frame["method"]))
-    return alt.Y("method:N", sort=order, title=None, axis=alt.Axis(grid=True, ticks=False, labelLimit=240))
+    return alt.Y("method:N", sort=order, title=None, axis=alt.Axis(grid=grid, labelLimit=240))
 
 
 def tooltip(*fields: str) -> list[alt.Tooltip]:
@@ -50,8 +74,8 @@ def rule(at: float) -> alt.Chart:
 
 
 def drops(frame: pd.DataFrame, width: int = 520) -> alt.LayerChart:
-    """`drops` of one model: the loss of the average with its interval, coloured by class, best first."""
-    frame = frame[frame["benchmark"] == AVERAGE].sort_values("drop", ascending=False)
+    """Drops of one model's averages with their intervals, coloured by class, best first."""
+    frame = frame.sort_values("drop", ascending=False)
     classes = list(CLASSES)
     base = alt.Chart(frame).encode(
         y=methods(frame),
@@ -88,14 +112,14 @@ def kind(scheme: str) -> str:
 
 def pareto(frame: pd.DataFrame, width: int = 640, height: int = 340) -> alt.LayerChart:
     """`efficiency` of all models: nominal size of the weights against accuracy, and what no smaller one beats."""
-    frame = frame.assign(kind=frame["scheme"].map(kind), megabytes=frame["weight_bytes"] / 1e6)
+    frame = labelled(frame).assign(kind=frame["scheme"].map(kind), megabytes=frame["weight_bytes"] / 1e6)
     models = list(dict.fromkeys(frame["model"]))
     front = frame.sort_values(["megabytes", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
     big = frame["megabytes"].max() >= 1000
     frame, front = (f.assign(size=f["megabytes"] / (1000 if big else 1)) for f in (frame, front))
     scale = alt.Scale(type="log", nice=False, padding=24)
-    x = alt.X("size:Q", title=f"nominal size of the weights, {'GB' if big else 'MB'}", scale=scale, axis=alt.Axis(tickCount=6))
+    x = alt.X("size:Q", title=f"nominal size of the weights, {'GB' if big else 'MB'}", scale=scale)
     y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks", scale=alt.Scale(zero=False, padding=16))
     picked = alt.selection_point(fields=["model"], bind="legend")
     points = (
@@ -121,8 +145,7 @@ def pareto(frame: pd.DataFrame, width: int = 640, height: int = 340) -> alt.Laye
 
 
 def lengths(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
-    """`lengths` of one model: how much longer the outputs are than the baseline's, by benchmark."""
-    frame = frame[frame["ratio"].notna()]
+    """`lengths` of one model's quantized checkpoints: how much longer the outputs are than the baseline's, by benchmark."""
     base = alt.Chart().encode(
         y=methods(frame), tooltip=tooltip("method", "benchmark", "mean|mean tokens", "ratio", "low", "high", "truncated|truncated, %")
     )
@@ -143,39 +166,42 @@ def truncated(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
         .mark_bar(height=9, color=COLOURS[1])
         .encode(
             y=methods(frame),
-            x=alt.X("truncated:Q", title="cut off, in percent"),
+            x=alt.X("truncated:Q", title="cut off, in percent", scale=alt.Scale(domain=[0, max(frame["truncated"].max(), 1)])),
             tooltip=tooltip("method", "benchmark", "truncated|truncated, %", "max|longest, tokens"),
         )
     )
     return by_benchmark(bars.properties(width=width, height=alt.Step(ROW)), frame)
 
 
-def difficulty(frame: pd.DataFrame, by: str) -> alt.FacetChart:
-    """`difficulty` of one model: drops by the benchmark's own levels, or by how often the baseline is right."""
-    frame = frame[frame["by"] == by]
+def difficulty(frame: pd.DataFrame) -> alt.FacetChart:
+    """`difficulty` of one model by one of its kinds of bins: the drop in each."""
     base = alt.Chart().encode(
-        x=alt.X("bin:N", title=None, sort=list(dict.fromkeys(frame["bin"])), axis=alt.Axis(labelAngle=0, orient="top")),
-        y=methods(frame),
+        x=alt.X("bin:N", title=None, sort=sorted(frame["bin"].unique()), axis=alt.Axis(labelAngle=0, orient="top")),
+        y=methods(frame, grid=False),
         tooltip=tooltip("method", "benchmark", "bin", "n|questions", "baseline", "accuracy", "drop", "low", "high"),
     )
-    largest = max(float(frame["drop"].abs().max()), 1.0) if len(frame) else 1.0
-    cells = base.mark_rect(cornerRadius=2).encode(
-        color=alt.condition("datum.drop < 0", alt.value(LOSS), alt.value(GAIN)),
-        opacity=alt.Opacity(
-            "size:Q", scale=alt.Scale(type="sqrt", domain=[0, largest], range=[0.03, 0.75]), legend=None
-        ),
-    ).transform_calculate(size="abs(datum.drop)")
-    numbers = base.mark_text(fontSize=10).encode(text=alt.Text("drop:Q", format="+.0f"))
-    return by_benchmark(alt.layer(cells, numbers).properties(width=alt.Step(44), height=alt.Step(ROW)), frame)
+    size = alt.Scale(type="sqrt", domain=[0, max(frame["drop"].abs().max(), 1)], range=[0.03, 0.75])
+    cells = (
+        base.transform_calculate(size="abs(datum.drop)")
+        .mark_rect(cornerRadius=3)
+        .encode(
+            color=alt.condition("datum.drop < 0", alt.value(LOSS), alt.value(GAIN)),
+            opacity=alt.Opacity("size:Q", scale=size, legend=None),
+        )
+    )
+    numbers = base.mark_text().encode(text=alt.Text("drop:Q", format="+.1f"))
+    return by_benchmark(alt.layer(cells, numbers).properties(width=alt.Step(46), height=alt.Step(ROW + 3)), frame)
 
 
 def seeds(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
     """`accuracy` of one model: a dot for each seed, a line at their mean, by benchmark."""
-    base = alt.Chart().encode(y=methods(frame), tooltip=tooltip("method", "benchmark", "seed", "accuracy"))
+    base = alt.Chart().encode(y=methods(frame))
     x = alt.X("accuracy:Q", title="accuracy, in percent", scale=alt.Scale(zero=False))
     layers = alt.layer(
-        base.mark_tick(thickness=2, size=13, color=COLOURS[-1], tooltip=None).encode(x="mean(accuracy):Q"),
-        base.mark_point(filled=True, size=34, opacity=0.8, color=COLOURS[0]).encode(x=x),
+        base.mark_tick(thickness=2, size=13, color=COLOURS[-1]).encode(x="mean(accuracy):Q"),
+        base.mark_point(filled=True, size=34, opacity=0.8, color=COLOURS[0]).encode(
+            x=x, tooltip=tooltip("method", "benchmark", "seed", "accuracy")
+        ),
     )
     return by_benchmark(layers.properties(width=width, height=alt.Step(ROW)), frame)
 
@@ -183,5 +209,5 @@ def seeds(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
 def by_benchmark(chart: alt.Chart | alt.LayerChart, frame: pd.DataFrame) -> alt.FacetChart:
     """Side by side, each with its own range, in the study's order."""
     order = list(dict.fromkeys(frame["benchmark"]))
-    columns = alt.Column("benchmark:N", sort=order, title=None, header=alt.Header(labelFontWeight="bold"))
+    columns = alt.Column("benchmark:N", sort=order, title=None)
     return chart.facet(column=columns, data=frame, spacing=18).resolve_scale(x="independent")
