@@ -288,7 +288,7 @@ def score_options(wildcards):
 
 # report
 
-TABLES_OF_SAMPLES = ["accuracy", "summary", "drops"]
+TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
 TABLES = ["samples", *TABLES_OF_SAMPLES]
 
 

@@ -6,6 +6,7 @@ simulates studies and counts).
 """
 
 import zlib
+from collections import Counter
 
 import numpy as np
 from scipy.special import bdtr, ndtri
@@ -29,7 +30,7 @@ def resamples(weights: np.ndarray, draws: int, name: str) -> np.ndarray:
     return generator.multinomial(draws, weights / weights.sum(), size=RESAMPLES)
 
 
-def drop_replicates(differences: np.ndarray, seeds: int, name: str) -> np.ndarray:
+def drop_replicates(differences: np.ndarray, asked: np.ndarray, name: str) -> np.ndarray:
     """Paired bootstrap of drops, `(RESAMPLES, cells)` in points.
 
     To the questions come two halves of one: in one half one sample has turned right, in the other wrong. It is what
@@ -39,13 +40,26 @@ def drop_replicates(differences: np.ndarray, seeds: int, name: str) -> np.ndarra
 
     Args:
         differences: `(questions, cells)`, right answers minus those of the baseline, over all seeds of a question.
+        asked: `(questions,)`, samples of each question.
+        name: as in `resamples`.
     """
     questions, cells = differences.shape
-    weights = np.append(np.ones(questions), [0.5, 0.5])
-    values = np.concatenate([differences, np.ones((1, cells)), -np.ones((1, cells))])
-    counts = resamples(weights, questions, name)
-    # Whole numbers below 2**24: sums are exact, in any order.
-    return 100 * (counts.astype(np.float32) @ values.astype(np.float32)).astype(np.float64) / (questions * seeds)
+    counts = resamples(np.append(np.ones(questions), [0.5, 0.5]), questions, name).astype(float)
+    right = np.concatenate([differences, np.ones((1, cells)), -np.ones((1, cells))])
+    samples = np.append(asked, [asked.mean()] * 2)
+    return 100 * (counts @ right) / (counts @ samples)[:, None]
+
+
+def ratio_replicates(values: np.ndarray, baseline: np.ndarray, name: str) -> np.ndarray:
+    """Paired bootstrap of the ratio of means, `(RESAMPLES, cells)`.
+
+    Args:
+        values: `(questions, cells)`, sums over all seeds of a question.
+        baseline: the same of each cell's baseline.
+        name: as in `resamples`.
+    """
+    counts = resamples(np.ones(len(values)), len(values), name).astype(float)
+    return (counts @ values) / (counts @ baseline)
 
 
 def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,3 +98,27 @@ def classify(low: float, high: float) -> str:
 def detectable(replicates: np.ndarray) -> np.ndarray:
     """Smallest true drop, in points, that would be told from zero (two-sided, 5 %) in 80 % of such studies."""
     return (ndtri(0.5 + LEVEL / 2) + ndtri(POWER)) * replicates.std(axis=0, ddof=1)
+
+
+def pass_at_k(samples: int, right: np.ndarray, k: int) -> np.ndarray:
+    """Probability that one of k samples, drawn without replacement from those of a question, is right.
+
+    The unbiased estimate of Chen et al., "Evaluating Large Language Models Trained on Code" (2021), Equation 1.
+
+    Args:
+        samples: samples of each question, at least k.
+        right: `(questions,)`, how many of them are right.
+    """
+    return 1 - np.prod([(samples - right - i) / (samples - i) for i in range(k)], axis=0).clip(min=0)
+
+
+def majority(answers: list[str | None], right: list[bool]) -> float:
+    """Probability that the most frequent answer to a question is right; answers as frequent as each other draw lots.
+
+    Outputs without an answer (None) do not vote. Answers vote together where they are written alike.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    most = max(votes.values(), default=0)
+    winners = [answer for answer, count in votes.items() if count == most]
+    truth = dict(zip(answers, right, strict=True))
+    return sum(truth[answer] for answer in winners) / len(winners) if winners else 0.0

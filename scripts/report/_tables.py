@@ -1,5 +1,6 @@
 """What the tables share: their first columns, and the samples of a study as one matrix per cell and benchmark."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +34,10 @@ def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, 
         key: rows.sort_values(["id", "seed"])[value].to_numpy().reshape(rows["id"].nunique(), -1)
         for key, rows in samples.groupby([*CELL, "benchmark"], sort=False)
     }
+
+
+def in_order(table: pd.DataFrame, cells: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
+    """The table's rows cell by cell; those of one cell keep their order."""
+    position = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+    found = [position[cell] for cell in table[CELL].itertuples(index=False, name=None)]
+    return table.iloc[np.argsort(found, kind="stable")]

@@ -17,6 +17,7 @@ from scripts.report._tables import (
     CELL,
     STUDY_COLUMNS,
     by_question,
+    in_order,
     write_frame,
 )
 from scripts.run.stage import Input, Output, stage
@@ -59,7 +60,7 @@ def compare(samples: pd.DataFrame) -> pd.DataFrame:
         counts = np.stack([right[*cell, benchmark].sum(axis=1) for cell in cells], axis=1)
         baselines = np.stack([right[cell[0], *BASELINE, benchmark].sum(axis=1) for cell in cells], axis=1)
         seeds = right[*cells[0], benchmark].shape[1]
-        replicates.append(drop_replicates(counts - baselines, seeds, benchmark))
+        replicates.append(drop_replicates(counts - baselines, np.full(len(counts), seeds), benchmark))
         table = pd.DataFrame(cells, columns=CELL).assign(
             benchmark=benchmark,
             questions=len(counts),
@@ -74,18 +75,14 @@ def compare(samples: pd.DataFrame) -> pd.DataFrame:
     how = {"questions": "sum", "seeds": "first", "baseline": "mean", "accuracy": "mean", "wins": "sum", "losses": "sum"}
     average = singles.groupby(CELL, sort=False, as_index=False).agg(how).assign(benchmark=AVERAGE)
     average = with_interval(average, np.mean(replicates, axis=0))
-    both = pd.concat(
-        [family.assign(p_adjusted=holm(family["p"]), comparisons=len(family)) for family in (singles, average)]
-    )
-    both = both.sort_values("position", kind="stable")
-    return both.assign(study=samples["study"].iloc[0])[SCHEMA.names]
+    families = [family.assign(p_adjusted=holm(family["p"]), comparisons=len(family)) for family in (singles, average)]
+    return in_order(pd.concat(families), cells).assign(study=samples["study"].iloc[0])[SCHEMA.names]
 
 
 def with_interval(table: pd.DataFrame, replicates: np.ndarray) -> pd.DataFrame:
     """The table's cells with what follows from `(RESAMPLES, cells)` of their drops and from wins and losses."""
     low, high = interval(replicates)
     return table.assign(
-        position=range(len(table)),
         drop=table["accuracy"] - table["baseline"],
         low=low,
         high=high,

@@ -6,8 +6,8 @@ All other tables are made from it. Prompts and outputs stay in results/generate/
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scripts.run import record
 from scripts.run.errors import UserError
@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
         *SAMPLE_COLUMNS,
-        column("level", pa.string(), "difficulty as the benchmark states it"),
+        column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
         column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
         column("extracted", pa.string(), "answer found in the whole output; null: none"),
         column("correct", pa.bool_(), "the answer in the whole output is right (the paper's rule)"),
@@ -44,25 +44,21 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         for (model, scheme), benchmark in product(settings["cells"], settings["benchmarks"])
     ]
     record.add_inputs([*asked.values(), *(path for path, _ in paths)])
-    subjects = {}
-    for name, path in asked.items():
-        rows = pq.read_table(path, columns=["id", "subject"]).to_pylist()
-        subjects[name] = {row["id"]: row["subject"] or None for row in rows}
+    columns = ["id", "level", "subject"]
+    known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
     tables = []
     for path, benchmark in paths:
-        table = pq.read_table(path)
-        subject, seeds = subjects[benchmark], settings["benchmarks"][benchmark]
-        found = list(zip(table["id"].to_pylist(), table["seed"].to_pylist(), strict=True))
-        if len(found) != len(subject) * len(seeds) or set(found) != set(product(subject, seeds)):
+        frame, seeds = pd.read_parquet(path), settings["benchmarks"][benchmark]
+        expected = set(product(known[benchmark]["id"], seeds))
+        found = list(zip(frame["id"], frame["seed"], strict=True))
+        if len(found) != len(expected) or set(found) != expected:
             raise UserError(
-                f"{path}: {len(found)} rows ({len(set(found))} different) where the study has "
-                f"{len(subject) * len(seeds)} ({len(subject)} questions × {len(seeds)} seeds); "
-                "delete the file and run again"
+                f"{path}: {len(found)} rows ({len(set(found))} different) where the study has {len(expected)} "
+                f"({len(known[benchmark])} questions × {len(seeds)} seeds); delete the file and run again"
             )
-        table = table.append_column("subject", pa.array([subject[question] for question, _ in found], pa.string()))
-        table = table.append_column("study", pa.repeat(study, len(table)))
-        tables.append(table.select(SCHEMA.names).cast(SCHEMA))
-    return pa.concat_tables(tables).combine_chunks()
+        frame = frame.drop(columns="level").merge(known[benchmark], on="id", validate="many_to_one").assign(study=study)
+        tables.append(pa.Table.from_pandas(frame[SCHEMA.names], SCHEMA, preserve_index=False))
+    return pa.concat_tables(tables)
 
 
 @stage
