@@ -4,6 +4,8 @@ Colours have a contrast of at least 3 to white and to the page's dark ground ali
 own, so that a chart needs neither colours nor a theme to be read.
 """
 
+from collections.abc import Callable
+
 import altair as alt
 import pandas as pd
 
@@ -17,17 +19,22 @@ CLASSES = {  # class → colour, shape
 }
 COLOURS = ["#3b7dd8", "#d9662b", "#1f9e89", "#b0559f", "#9a7d0a", "#4d9db8", "#8a6fd1", "#7f8794"]
 LOSS, GAIN = "#d1335b", "#1f9e89"
+DOT = {"filled": True, "opacity": 1, "color": COLOURS[0]}
 KINDS = {"full": "circle", "weights": "square", "cache": "triangle-up", "weights, activations, cache": "diamond"}
-ROW = 19  # pixels of a method's row
+WIDTH, ROW = 760, 19  # pixels of a chart, of a method's row
 CONFIG = {
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 8, "ticks": False,
              "labelPadding": 6, "domain": False},
     "legend": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
-    "header": {"labelFontSize": 12, "labelFontWeight": 600, "titleFontSize": 12},
     "text": {"fontSize": 10},
-    "title": {"fontSize": 13, "anchor": "start", "fontWeight": 600},
+    "title": {"fontSize": 12, "anchor": "start", "fontWeight": 600, "offset": 8,
+              "frame": "group"},
+    "concat": {"spacing": 24},
 }  # fmt: skip
+
+
+FIGURES = ("pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds")
 
 
 def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
@@ -50,10 +57,10 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(method=frame["quantizer"] + "/" + frame["scheme"])
 
 
-def methods(frame: pd.DataFrame, grid: bool = True) -> alt.Y:
-    """The axis of methods, in the study's order."""
+def methods(frame: pd.DataFrame, labels: bool = True, grid: bool = True) -> alt.Y:
+    """The axis of methods, in the order of their rows."""
     order = list(dict.fromkeys(frame["method"]))
-    return alt.Y("method:N", sort=order, title=None, axis=alt.Axis(grid=grid, labelLimit=240))
+    return alt.Y("method:N", sort=order, title=None, axis=alt.Axis(labels=labels, grid=grid, labelLimit=240))
 
 
 def tooltip(*fields: str) -> list[alt.Tooltip]:
@@ -73,7 +80,7 @@ def rule(at: float) -> alt.Chart:
     return alt.Chart(frame).mark_rule(color=COLOURS[-1], strokeDash=[3, 3], tooltip=None).encode(x="x:Q")
 
 
-def drops(frame: pd.DataFrame, width: int = 520) -> alt.LayerChart:
+def drops(frame: pd.DataFrame) -> alt.LayerChart:
     """Drops of one model's averages with their intervals, coloured by class, best first."""
     frame = frame.sort_values("drop", ascending=False)
     classes = list(CLASSES)
@@ -98,7 +105,7 @@ def drops(frame: pd.DataFrame, width: int = 520) -> alt.LayerChart:
             x="drop:Q", shape=alt.Shape("class:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
         ),
     ]
-    return alt.layer(*layers).properties(width=width, height=alt.Step(ROW))
+    return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW))
 
 
 def kind(scheme: str) -> str:
@@ -110,104 +117,105 @@ def kind(scheme: str) -> str:
     return "weights, activations, cache" if "kv" in scheme else "weights"
 
 
-def pareto(frame: pd.DataFrame, width: int = 640, height: int = 340) -> alt.LayerChart:
+def pareto(frame: pd.DataFrame) -> alt.LayerChart:
     """`efficiency` of all models: nominal size of the weights against accuracy, and what no smaller one beats."""
-    frame = labelled(frame).assign(kind=frame["scheme"].map(kind), megabytes=frame["weight_bytes"] / 1e6)
+    unit, size = ("GB", 1e9) if frame["weight_bytes"].max() >= 1e9 else ("MB", 1e6)
+    frame = labelled(frame).assign(kind=frame["scheme"].map(kind), size=frame["weight_bytes"] / size)
     models = list(dict.fromkeys(frame["model"]))
-    front = frame.sort_values(["megabytes", "accuracy"], ascending=[True, False])
+    front = frame.sort_values(["size", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
-    big = frame["megabytes"].max() >= 1000
-    frame, front = (f.assign(size=f["megabytes"] / (1000 if big else 1)) for f in (frame, front))
-    scale = alt.Scale(type="log", nice=False, padding=24)
-    x = alt.X("size:Q", title=f"nominal size of the weights, {'GB' if big else 'MB'}", scale=scale)
-    y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks", scale=alt.Scale(zero=False, padding=16))
+    x = alt.X(
+        "size:Q", title=f"nominal size of the weights, {unit}", scale=alt.Scale(type="log", nice=False, padding=40)
+    )
+    y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks")
+    y = y.scale(zero=False, padding=16)
+    colour = alt.Color("model:N", legend=alt.Legend(title=None, orient="top"))
+    shape = alt.Shape("kind:N", legend=alt.Legend(title=None, orient="top"))
     picked = alt.selection_point(fields=["model"], bind="legend")
-    points = (
-        alt.Chart(frame)
-        .mark_point(filled=True, size=85)
-        .encode(
-            x=x,
-            y=y,
-            color=alt.Color("model:N", scale=alt.Scale(domain=models, range=COLOURS), legend=alt.Legend(title="model")),
-            shape=alt.Shape(
-                "kind:N",
-                scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())),
-                legend=alt.Legend(title="rounded"),
-            ),
-            opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
-            tooltip=tooltip("model", "method", "accuracy", f"size|size, {'GB' if big else 'MB'}", "bits"),
-        )
-        .add_params(picked)
-    )
+    points = alt.Chart(frame).mark_point(filled=True, size=85).encode(
+        x=x,
+        y=y,
+        color=colour.scale(domain=models, range=COLOURS),
+        shape=shape.scale(domain=list(KINDS), range=list(KINDS.values())),
+        opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
+        tooltip=tooltip("model", "method", "accuracy", f"size|size, {unit}", "bits"),
+    )  # fmt: skip
     line = alt.Chart(front).mark_line(color=COLOURS[-1], strokeWidth=1.5, interpolate="step-after").encode(x=x, y=y)
-    names = alt.Chart(front).mark_text(align="left", dx=8, dy=-8, fontSize=10).encode(x=x, y=y, text="method:N")
-    return alt.layer(line, points, names).properties(width=width, height=height)
+    names = alt.Chart(front).mark_text(align="left", dx=9, dy=9).encode(x=x, y=y, text="method:N")
+    return alt.layer(line, points.add_params(picked), names).properties(width=WIDTH, height=360)
 
 
-def lengths(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
-    """`lengths` of one model's quantized checkpoints: how much longer the outputs are than the baseline's, by benchmark."""
-    base = alt.Chart().encode(
-        y=methods(frame), tooltip=tooltip("method", "benchmark", "mean|mean tokens", "ratio", "low", "high", "truncated|truncated, %")
-    )
-    line = alt.Chart().mark_rule(color=COLOURS[-1], strokeDash=[3, 3], tooltip=None).encode(x=alt.datum(1))
-    x = alt.X("low:Q", title="mean length / baseline's", scale=alt.Scale(zero=False))
-    layers = alt.layer(
-        line,
-        base.mark_rule(strokeWidth=2, color=COLOURS[0]).encode(x=x, x2="high:Q"),
-        base.mark_point(filled=True, size=60, opacity=1, color=COLOURS[0]).encode(x="ratio:Q"),
-    )
-    return by_benchmark(layers.properties(width=width, height=alt.Step(ROW)), frame)
+def lengths(frame: pd.DataFrame) -> alt.HConcatChart:
+    """`lengths` of one model's quantized checkpoints: how much longer outputs are than the baseline's, by benchmark."""
+
+    def draw(rows: pd.DataFrame, y: alt.Y) -> alt.LayerChart:
+        shown = ("method", "benchmark", "mean|mean tokens", "ratio", "low", "high", "truncated|truncated, %")
+        base = alt.Chart(rows).encode(y=y, tooltip=tooltip(*shown))
+        x = alt.X("low:Q", title="mean length / baseline's", scale=alt.Scale(zero=False))
+        interval = base.mark_rule(strokeWidth=2, color=COLOURS[0]).encode(x=x, x2="high:Q")
+        return alt.layer(rule(1), interval, base.mark_point(**DOT, size=60).encode(x="ratio:Q"))
+
+    return by_benchmark(frame, draw)
 
 
-def truncated(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
+def truncated(frame: pd.DataFrame) -> alt.HConcatChart:
     """`lengths` of one model: the share of outputs that the token limit cut off, by benchmark."""
-    bars = (
-        alt.Chart()
-        .mark_bar(height=9, color=COLOURS[1])
-        .encode(
-            y=methods(frame),
-            x=alt.X("truncated:Q", title="cut off, in percent", scale=alt.Scale(domain=[0, max(frame["truncated"].max(), 1)])),
-            tooltip=tooltip("method", "benchmark", "truncated|truncated, %", "max|longest, tokens"),
-        )
-    )
-    return by_benchmark(bars.properties(width=width, height=alt.Step(ROW)), frame)
+    scale = alt.Scale(domain=[0, max(frame["truncated"].max(), 1)])
+
+    def draw(rows: pd.DataFrame, y: alt.Y) -> alt.Chart:
+        x = alt.X("truncated:Q", title="cut off, in percent", scale=scale)
+        shown = tooltip("method", "benchmark", "truncated|truncated, %", "max|longest, tokens")
+        return alt.Chart(rows).mark_bar(height=9, color=COLOURS[1]).encode(x=x, y=y, tooltip=shown)
+
+    return by_benchmark(frame, draw)
 
 
-def difficulty(frame: pd.DataFrame) -> alt.FacetChart:
+def difficulty(frame: pd.DataFrame) -> alt.HConcatChart:
     """`difficulty` of one model by one of its kinds of bins: the drop in each."""
-    base = alt.Chart().encode(
-        x=alt.X("bin:N", title=None, sort=sorted(frame["bin"].unique()), axis=alt.Axis(labelAngle=0, orient="top")),
-        y=methods(frame, grid=False),
-        tooltip=tooltip("method", "benchmark", "bin", "n|questions", "baseline", "accuracy", "drop", "low", "high"),
-    )
     size = alt.Scale(type="sqrt", domain=[0, max(frame["drop"].abs().max(), 1)], range=[0.03, 0.75])
-    cells = (
-        base.transform_calculate(size="abs(datum.drop)")
-        .mark_rect(cornerRadius=3)
-        .encode(
+
+    def draw(rows: pd.DataFrame, y: alt.Y) -> alt.LayerChart:
+        order = sorted(rows["bin"].unique(), key=lambda name: (len(name), name))
+        shown = ("method", "benchmark", "bin", "n|answers", "baseline", "accuracy", "drop", "low", "high")
+        base = alt.Chart(rows.assign(size=rows["drop"].abs())).encode(
+            x=alt.X("bin:N", title=None, sort=order, axis=alt.Axis(labelAngle=0, orient="top")),
+            y=y,
+            tooltip=tooltip(*shown),
+        )
+        cells = base.mark_rect(cornerRadius=3).encode(
             color=alt.condition("datum.drop < 0", alt.value(LOSS), alt.value(GAIN)),
             opacity=alt.Opacity("size:Q", scale=size, legend=None),
         )
-    )
-    numbers = base.mark_text().encode(text=alt.Text("drop:Q", format="+.1f"))
-    return by_benchmark(alt.layer(cells, numbers).properties(width=alt.Step(46), height=alt.Step(ROW + 3)), frame)
+        return alt.layer(cells, base.mark_text().encode(text=alt.Text("drop:Q", format="+.1f")))
+
+    return by_benchmark(frame, draw, width=alt.Step(46))
 
 
-def seeds(frame: pd.DataFrame, width: int = 150) -> alt.FacetChart:
+def seeds(frame: pd.DataFrame) -> alt.HConcatChart:
     """`accuracy` of one model: a dot for each seed, a line at their mean, by benchmark."""
-    base = alt.Chart().encode(y=methods(frame))
-    x = alt.X("accuracy:Q", title="accuracy, in percent", scale=alt.Scale(zero=False))
-    layers = alt.layer(
-        base.mark_tick(thickness=2, size=13, color=COLOURS[-1]).encode(x="mean(accuracy):Q"),
-        base.mark_point(filled=True, size=34, opacity=0.8, color=COLOURS[0]).encode(
-            x=x, tooltip=tooltip("method", "benchmark", "seed", "accuracy")
-        ),
-    )
-    return by_benchmark(layers.properties(width=width, height=alt.Step(ROW)), frame)
+
+    def draw(rows: pd.DataFrame, y: alt.Y) -> alt.LayerChart:
+        base = alt.Chart(rows).encode(y=y)
+        x = alt.X("accuracy:Q", title="accuracy, in percent", scale=alt.Scale(zero=False))
+        shown = tooltip("method", "benchmark", "seed", "accuracy")
+        return alt.layer(
+            base.mark_tick(thickness=2, size=13, color=COLOURS[-1]).encode(x="mean(accuracy):Q"),
+            base.mark_point(**DOT, size=34).encode(x=x, tooltip=shown),
+        )
+
+    return by_benchmark(frame, draw)
 
 
-def by_benchmark(chart: alt.Chart | alt.LayerChart, frame: pd.DataFrame) -> alt.FacetChart:
-    """Side by side, each with its own range, in the study's order."""
+def by_benchmark(
+    frame: pd.DataFrame,
+    draw: Callable[[pd.DataFrame, alt.Y], alt.Chart | alt.LayerChart],
+    width: alt.Step | None = None,
+) -> alt.HConcatChart:
+    """What `draw` makes of each benchmark's rows, side by side in the study's order; the first names the methods."""
     order = list(dict.fromkeys(frame["benchmark"]))
-    columns = alt.Column("benchmark:N", sort=order, title=None)
-    return chart.facet(column=columns, data=frame, spacing=18).resolve_scale(x="independent")
+    size = {"width": width or max(110, WIDTH // len(order) - 24), "height": alt.Step(ROW)}
+    charts = []
+    for name in order:
+        y = methods(frame, labels=name == order[0], grid=width is None)
+        charts.append(draw(frame[frame["benchmark"] == name], y).properties(title=name, **size))
+    return alt.hconcat(*charts)

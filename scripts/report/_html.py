@@ -18,15 +18,15 @@ FORMULA = re.compile(
     r"|(\\boxed\{(?:[^{}\n]|\{(?:[^{}\n]|\{[^{}\n]*\})*\})*\})",
     re.DOTALL,
 )
-ELEMENTS = frozenset(
-    "math mrow mi mn mo mtext mspace mfrac msqrt mroot msup msub msubsup munder mover munderover mtable mtr mtd mstyle "
-    "mpadded mphantom menclose".split()
-)
-ATTRIBUTES = frozenset(
-    "display displaystyle scriptlevel stretchy fence form separator accent movablelimits largeop symmetric linethickness "
-    "columnalign columnlines columnspacing rowlines rowspacing width height depth lspace rspace mathvariant "
-    "minsize maxsize notation".split()
-)
+ELEMENTS = {
+    "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msup", "msub", "msubsup", "munder",
+    "mover", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose",
+}  # fmt: skip
+ATTRIBUTES = {
+    "display", "displaystyle", "scriptlevel", "stretchy", "fence", "form", "separator", "accent", "movablelimits",
+    "largeop", "symmetric", "linethickness", "columnalign", "columnlines", "columnspacing", "rowlines", "rowspacing",
+    "width", "height", "depth", "lspace", "rspace", "mathvariant", "minsize", "maxsize", "notation",
+}  # fmt: skip
 
 
 def to_html(text: str) -> str:

