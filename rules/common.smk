@@ -289,7 +289,7 @@ def score_options(wildcards):
 # report
 
 TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
-TABLES = ["samples", *TABLES_OF_SAMPLES]
+TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency"]
 
 
 def study_scores(wildcards):
@@ -312,5 +312,29 @@ def study_settings(wildcards):
                 benchmark: study_config.suites[suite]["seeds"]
                 for benchmark, suite in study_config.benchmarks(wildcards.study).items()
             },
+        }
+    )
+
+
+def study_schemes(study):
+    return {scheme: study_config.schemes[scheme] for _, scheme in study_config.cells(study)}
+
+
+def ablation_settings(wildcards):
+    return json.dumps({"schemes": study_schemes(wildcards.study)})
+
+
+def study_manifests(wildcards):
+    return [f"results/quantize/{model}/{scheme}/manifest.json" for model, scheme in study_config.cells(wildcards.study)]
+
+
+def efficiency_settings(wildcards):
+    names = ("dtype", "parameters", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim")
+    models = {model: study_config.models[model] for model, _ in study_config.cells(wildcards.study)}
+    return json.dumps(
+        {
+            "suites": study_config.studies[wildcards.study]["suites"],
+            "models": {model: {name: facts[name] for name in names} for model, facts in models.items()},
+            "schemes": study_schemes(wildcards.study),
         }
     )

@@ -45,3 +45,52 @@ rule tables:
         runtime=30,
     shell:
         "python -m scripts.report.{wildcards.table}" " --samples {input.samples:q}" " --output {output:q}" " 2> {log:q}"
+
+
+rule ablations:
+    input:
+        code="results/code/scripts.report.ablations.txt",
+        samples="results/report/{study}/samples.parquet",
+    output:
+        "results/report/{study}/ablations.parquet",
+    log:
+        "results/logs/report/{study}/ablations.log",
+    benchmark:
+        "results/timings/report/{study}/ablations.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        settings=ablation_settings,
+    shell:
+        "python -m scripts.report.ablations"
+        " --samples {input.samples:q}"
+        " --output {output:q}"
+        " --settings {params.settings:q}"
+        " 2> {log:q}"
+
+
+# Times are read from the records of generate, which are nobody's input.
+rule efficiency:
+    input:
+        code="results/code/scripts.report.efficiency.txt",
+        summary="results/report/{study}/summary.parquet",
+        manifests=study_manifests,
+    output:
+        "results/report/{study}/efficiency.parquet",
+    log:
+        "results/logs/report/{study}/efficiency.log",
+    benchmark:
+        "results/timings/report/{study}/efficiency.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        settings=efficiency_settings,
+    shell:
+        "python -m scripts.report.efficiency"
+        " --summary {input.summary:q}"
+        " --output {output:q}"
+        " --settings {params.settings:q}"
+        " {input.manifests:q}"
+        " 2> {log:q}"

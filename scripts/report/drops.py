@@ -5,11 +5,11 @@ weighs benchmarks equally; its sign test pools the questions of all. p is correc
 over cells × benchmarks for the rest (`comparisons` says how many).
 """
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._statistics import classify, detectable, drop_replicates, holm, interval, sign_test
+from scripts.report._pairs import compare
+from scripts.report._statistics import classify, holm
 from scripts.report._tables import (
     AVERAGE,
     BASELINE,
@@ -17,7 +17,6 @@ from scripts.report._tables import (
     CELL,
     STUDY_COLUMNS,
     by_question,
-    in_order,
     write_frame,
 )
 from scripts.run.stage import Input, Output, stage
@@ -49,53 +48,26 @@ SCHEMA = pa.schema(
 )
 
 
-def compare(samples: pd.DataFrame) -> pd.DataFrame:
+def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per cell but the baseline's and benchmark, `avg` last in each cell, from one row per sample."""
     right = by_question(samples, "correct")
     cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
-    if not cells:
-        return SCHEMA.empty_table().to_pandas()
-    tables, replicates = [], []
-    for benchmark in samples["benchmark"].unique():
-        counts = np.stack([right[*cell, benchmark].sum(axis=1) for cell in cells], axis=1)
-        baselines = np.stack([right[cell[0], *BASELINE, benchmark].sum(axis=1) for cell in cells], axis=1)
-        seeds = right[*cells[0], benchmark].shape[1]
-        replicates.append(drop_replicates(counts - baselines, np.full(len(counts), seeds), benchmark))
-        table = pd.DataFrame(cells, columns=CELL).assign(
-            benchmark=benchmark,
-            questions=len(counts),
-            seeds=seeds,
-            baseline=100 * baselines.mean(axis=0) / seeds,
-            accuracy=100 * counts.mean(axis=0) / seeds,
-            wins=(counts > baselines).sum(axis=0),
-            losses=(counts < baselines).sum(axis=0),
-        )
-        tables.append(with_interval(table, replicates[-1]))
-    singles = pd.concat(tables)
-    how = {"questions": "sum", "seeds": "first", "baseline": "mean", "accuracy": "mean", "wins": "sum", "losses": "sum"}
-    average = singles.groupby(CELL, sort=False, as_index=False).agg(how).assign(benchmark=AVERAGE)
-    average = with_interval(average, np.mean(replicates, axis=0))
-    families = [family.assign(p_adjusted=holm(family["p"]), comparisons=len(family)) for family in (singles, average)]
-    return in_order(pd.concat(families), cells).assign(study=samples["study"].iloc[0])[SCHEMA.names]
-
-
-def with_interval(table: pd.DataFrame, replicates: np.ndarray) -> pd.DataFrame:
-    """The table's cells with what follows from `(RESAMPLES, cells)` of their drops and from wins and losses."""
-    low, high = interval(replicates)
-    return table.assign(
-        drop=table["accuracy"] - table["baseline"],
-        low=low,
-        high=high,
-        p=sign_test(table["wins"].to_numpy(), table["losses"].to_numpy()),
-        detectable=detectable(replicates),
-        **{"class": [classify(*ends) for ends in zip(low, high, strict=True)]},
-    )
+    pairs = compare(right, [((cell[0], *BASELINE), cell) for cell in cells])
+    is_average = pairs["benchmark"] == AVERAGE
+    for family in (pairs[is_average], pairs[~is_average]):
+        pairs.loc[family.index, "p_adjusted"] = holm(family["p"].to_numpy())
+        pairs.loc[family.index, "comparisons"] = len(family)
+    classes = [classify(*ends) for ends in zip(pairs["low"], pairs["high"], strict=True)]
+    keys = pd.DataFrame([cells[pair] for pair in pairs["pair"]], columns=CELL, index=pairs.index)
+    names = {"first": "baseline", "second": "accuracy", "difference": "drop"}
+    table = keys.join(pairs.rename(columns=names)).assign(study=samples["study"].iloc[0], **{"class": classes})
+    return table[SCHEMA.names]
 
 
 @stage
 def main(samples: Input, output: Output) -> None:
     columns = ["study", *CELL, "benchmark", "id", "seed", "correct"]
-    write_frame(output, compare(pd.read_parquet(samples, columns=columns)), SCHEMA)
+    write_frame(output, tabulate(pd.read_parquet(samples, columns=columns)), SCHEMA)
 
 
 if __name__ == "__main__":
