@@ -30,3 +30,4 @@ rule all:
             study=study_config.studies,
             table=TABLES,
         ),
+        expand("results/report/{study}/{page}", study=study_config.studies, page=PAGES),

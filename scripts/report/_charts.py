@@ -34,9 +34,6 @@ CONFIG = {
 }  # fmt: skip
 
 
-FIGURES = ("pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds")
-
-
 def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
     """The charts that show one model, by name; those that have nothing to show are left out."""
     frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "difficulty", "accuracy")}
@@ -108,19 +105,19 @@ def drops(frame: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW))
 
 
-def kind(scheme: str) -> str:
-    """What a scheme rounds, by its name."""
-    if scheme == "full":
-        return "full"
-    if scheme.startswith("kv"):
+def kind(row: pd.Series) -> str:
+    """What a cell of `efficiency` rounds."""
+    if pd.notna(row["activation_bits"]):
+        return "weights, activations, cache"
+    if pd.notna(row["kv_bits"]):
         return "cache"
-    return "weights, activations, cache" if "kv" in scheme else "weights"
+    return "full" if row["quantizer"] == "none" else "weights"
 
 
 def pareto(frame: pd.DataFrame) -> alt.LayerChart:
     """`efficiency` of all models: nominal size of the weights against accuracy, and what no smaller one beats."""
     unit, size = ("GB", 1e9) if frame["weight_bytes"].max() >= 1e9 else ("MB", 1e6)
-    frame = labelled(frame).assign(kind=frame["scheme"].map(kind), size=frame["weight_bytes"] / size)
+    frame = labelled(frame).assign(kind=frame.apply(kind, axis=1), size=frame["weight_bytes"] / size)
     models = list(dict.fromkeys(frame["model"]))
     front = frame.sort_values(["size", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
@@ -138,7 +135,7 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
         color=colour.scale(domain=models, range=COLOURS),
         shape=shape.scale(domain=list(KINDS), range=list(KINDS.values())),
         opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
-        tooltip=tooltip("model", "method", "accuracy", f"size|size, {unit}", "bits"),
+        tooltip=tooltip("model", "method", "accuracy", f"size|size, {unit}", "weight_bits|bits of a weight"),
     )  # fmt: skip
     line = alt.Chart(front).mark_line(color=COLOURS[-1], strokeWidth=1.5, interpolate="step-after").encode(x=x, y=y)
     names = alt.Chart(front).mark_text(align="left", dx=9, dy=9).encode(x=x, y=y, text="method:N")
