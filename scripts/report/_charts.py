@@ -7,6 +7,7 @@ own, so that a chart needs neither colours nor a theme to be read.
 from collections.abc import Callable
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from scripts.report._tables import AVERAGE
@@ -21,7 +22,7 @@ COLOURS = ["#3b7dd8", "#d9662b", "#1f9e89", "#b0559f", "#9a7d0a", "#4d9db8", "#8
 LOSS, GAIN = "#d1335b", "#1f9e89"
 DOT = {"filled": True, "opacity": 1, "color": COLOURS[0]}
 KINDS = {"full": "circle", "weights": "square", "cache": "triangle-up", "weights, activations, cache": "diamond"}
-WIDTH, ROW = 760, 19  # pixels of a chart, of a method's row
+WIDTH, HEIGHT, ROW = 760, 360, 19  # pixels of a chart, and of a method's row
 CONFIG = {
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 8, "ticks": False,
@@ -122,7 +123,7 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
     front = frame.sort_values(["size", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
     x = alt.X(
-        "size:Q", title=f"nominal size of the weights, {unit}", scale=alt.Scale(type="log", nice=False, padding=40)
+        "size:Q", title=f"nominal size of the weights, {unit}", scale=alt.Scale(type="log", nice=False, padding=100)
     )
     y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks")
     y = y.scale(zero=False, padding=16)
@@ -138,8 +139,15 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
         tooltip=tooltip("model", "method", "accuracy", f"size|size, {unit}", "weight_bits|bits of a weight"),
     )  # fmt: skip
     line = alt.Chart(front).mark_line(color=COLOURS[-1], strokeWidth=1.5, interpolate="step-after").encode(x=x, y=y)
-    names = alt.Chart(front).mark_text(align="left", dx=9, dy=9).encode(x=x, y=y, text="method:N")
-    return alt.layer(line, points.add_params(picked), names).properties(width=WIDTH, height=360)
+    # Above and left of the line nothing lies: there is room for names, but for those too close to the one before.
+    place = pd.DataFrame({"x": np.log(front["size"]), "y": front["accuracy"]})
+    place = (place - place.min()) / (place.max() - place.min()).clip(lower=1e-9) * [WIDTH, HEIGHT]
+    named: list[int] = []
+    for row in place.itertuples():
+        if not named or row.x - place.x[named[-1]] > 120 or row.y - place.y[named[-1]] > 20:
+            named.append(row.Index)
+    names = alt.Chart(front.loc[named]).mark_text(align="right", dx=-8, dy=-8).encode(x=x, y=y, text="method:N")
+    return alt.layer(line, points.add_params(picked), names).properties(width=WIDTH, height=HEIGHT)
 
 
 def lengths(frame: pd.DataFrame) -> alt.HConcatChart:
