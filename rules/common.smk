@@ -289,7 +289,7 @@ def score_options(wildcards):
 # report
 
 TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
-TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency"]
+TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings"]
 FIGURES = ["pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds"]
 PAGES = ["index.html", "explorer/manifest.json", *(f"figures/{name}.svg" for name in FIGURES)]
 
@@ -346,5 +346,19 @@ def efficiency_settings(wildcards):
             "suites": study_config.studies[wildcards.study]["suites"],
             "models": {model: {name: facts[name] for name in names} for model, facts in models.items()},
             "schemes": study_schemes(wildcards.study),
+        }
+    )
+
+
+def finding_settings(wildcards):
+    with open("resources/paper/tables.csv") as stream:
+        papers = {line.split(",")[0] for line in stream} & set(study_config.models)
+    models = papers | {model for model, _ in study_config.cells(wildcards.study)}
+    facts = ("parameters", "origin", "key_bias")
+    return json.dumps(
+        {
+            "models": {model: {name: study_config.models[model][name] for name in facts} for model in sorted(models)},
+            "schemes": study_schemes(wildcards.study),
+            "own_reasoning": sorted(name for name, corpus in study_config.corpora.items() if "suite" in corpus),
         }
     )

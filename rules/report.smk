@@ -96,6 +96,30 @@ rule efficiency:
         " 2> {log:q}"
 
 
+rule findings:
+    input:
+        code="results/code/scripts.report.findings.txt",
+        samples="results/report/{study}/samples.parquet",
+        paper="resources/paper/tables.csv",
+    output:
+        "results/report/{study}/findings.parquet",
+    log:
+        "results/logs/report/{study}/findings.log",
+    benchmark:
+        "results/timings/report/{study}/findings.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        settings=finding_settings,
+    shell:
+        "python -m scripts.report.findings"
+        " --samples {input.samples:q}"
+        " --paper {input.paper:q}"
+        " --output {output:q}"
+        " --settings {params.settings:q}"
+
+
 # The outputs in pieces beside the page, which loads those that are looked at.
 rule explorer:
     input:

@@ -205,7 +205,7 @@ def main(
         details=DETAILS,
         sources=list(dict.fromkeys(frames["findings"]["source"])),
         findings=claims,
-        paper=paper_rows(frames["paper"]),
+        paper=paper_rows(frames["paper"]) if "paper" in frames else [],
         machines=machines(samples),
         tables=[columns_of(path) for path in tables],
         figures=list(specs),
