@@ -120,13 +120,18 @@ def machines(study: pd.DataFrame) -> list[dict]:
 
 
 def findings(table: pd.DataFrame) -> list[tuple[str, dict[str, dict]]]:
-    """Each claim's statement with its verdict, numbers and test by source."""
+    """Each claim's statement with its verdict, numbers, test and exceptions by source."""
     claims: dict[str, dict[str, dict]] = {}
     for row in table.to_dict("records"):
-        numbers = "" if pd.isna(row["value"]) else signed(row["value"], 2)
-        if not pd.isna(row["low"]):
-            numbers += f" {interval(row, 2)}"
-        claims.setdefault(row["statement"], {})[row["source"]] = row | {"numbers": numbers}
+        tested = pd.notna(row["value"])
+        numbers = f"{signed(row['value'], 2)} {interval(row, 2)}, n = {row['n']}" if tested else ""
+        claims.setdefault(row["statement"], {})[row["source"]] = {
+            "verdict": row["verdict"],
+            "test": row["test"],
+            "n": row["n"],
+            "numbers": numbers,
+            "exceptions": list(row["exceptions"]),
+        }
     return list(claims.items())
 
 
@@ -177,12 +182,12 @@ def main(
     cells = summary[CELL].drop_duplicates()
     methods: dict[str, list[str]] = {}
     for model, quantizer, scheme in cells.itertuples(index=False, name=None):
-        if (quantizer, scheme) != BASELINE:
-            methods.setdefault(model, []).append(f"{quantizer}/{scheme}")
+        methods.setdefault(model, []).append(f"{quantizer}/{scheme}")
+    for model, names in methods.items():  # a baseline that stands alone is shown beside itself
+        methods[model] = [name for name in names if name != "/".join(BASELINE)] or names
     benchmarks = list(dict.fromkeys(samples["benchmark"]))
     average = drops[drops["benchmark"] == AVERAGE]
     specs = chart_specs(frames)
-    claims = findings(frames["findings"])
     vega = "{" + vl_convert.javascript_bundle() + "}"  # a block: its names stay inside
     scripts = [vega, charts_code.read_text(), explorer_code.read_text()]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
@@ -197,6 +202,7 @@ def main(
             "benchmarks": len(benchmarks),
             "seeds": samples["seed"].nunique(),
             "samples": len(samples),
+            "rows": (cells["model"] == cells["model"].iloc[0]).sum(),
         }
         | {name: int((average["class"] == name).sum()) for name in CLASSES},
         classes=CLASSES,
@@ -204,7 +210,7 @@ def main(
         models=list(dict.fromkeys(cells["model"])),
         details=DETAILS,
         sources=list(dict.fromkeys(frames["findings"]["source"])),
-        findings=claims,
+        findings=findings(frames["findings"]),
         paper=paper_rows(frames["paper"]) if "paper" in frames else [],
         machines=machines(samples),
         tables=[columns_of(path) for path in tables],
