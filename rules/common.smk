@@ -289,7 +289,7 @@ def score_options(wildcards):
 # report
 
 TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
-TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings"]
+TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings", "paper"]
 FIGURES = ["pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds"]
 PAGES = ["index.html", "explorer/manifest.json", *(f"figures/{name}.svg" for name in FIGURES)]
 

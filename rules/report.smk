@@ -41,7 +41,7 @@ rule tables:
     wildcard_constraints:
         table=one_of(TABLES_OF_SAMPLES),
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     shell:
         "python -m scripts.report.{wildcards.table}" " --samples {input.samples:q}" " --output {output:q}" " 2> {log:q}"
@@ -58,7 +58,7 @@ rule ablations:
     benchmark:
         "results/timings/report/{study}/ablations.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     params:
         settings=ablation_settings,
@@ -83,7 +83,7 @@ rule efficiency:
     benchmark:
         "results/timings/report/{study}/efficiency.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     params:
         settings=efficiency_settings,
@@ -108,7 +108,7 @@ rule findings:
     benchmark:
         "results/timings/report/{study}/findings.tsv"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=30,
     params:
         settings=finding_settings,
@@ -204,4 +204,52 @@ rule page:
         " --output {output:q}"
         " --study {wildcards.study}"
         " {input.tables:q}"
+        " 2> {log:q}"
+
+
+rule paper:
+    input:
+        code="results/code/scripts.report.paper.txt",
+        samples="results/report/{study}/samples.parquet",
+        summary="results/report/{study}/summary.parquet",
+        paper="resources/paper/tables.csv",
+    output:
+        "results/report/{study}/paper.parquet",
+    log:
+        "results/logs/report/{study}/paper.log",
+    benchmark:
+        "results/timings/report/{study}/paper.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "python -m scripts.report.paper"
+        " --samples {input.samples:q}"
+        " --summary {input.summary:q}"
+        " --paper {input.paper:q}"
+        " --output {output:q}"
+        " 2> {log:q}"
+
+
+rule headline:
+    input:
+        code="results/code/scripts.report.headline.txt",
+        summary="results/report/{study}/summary.parquet",
+        drops="results/report/{study}/drops.parquet",
+    output:
+        markdown="results/report/{study}/summary.md",
+        tex="results/report/{study}/summary.tex",
+    log:
+        "results/logs/report/{study}/headline.log",
+    benchmark:
+        "results/timings/report/{study}/headline.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "python -m scripts.report.headline"
+        " --summary {input.summary:q}"
+        " --drops {input.drops:q}"
+        " --output {output.markdown:q}"
+        " --tex {output.tex:q}"
         " 2> {log:q}"

@@ -211,7 +211,7 @@ def main(
         details=DETAILS,
         sources=list(dict.fromkeys(frames["findings"]["source"])),
         findings=findings(frames["findings"]),
-        paper=paper_rows(frames["paper"]) if "paper" in frames else [],
+        paper=paper_rows(frames["paper"]),
         machines=machines(samples),
         tables=[columns_of(path) for path in tables],
         figures=list(specs),
