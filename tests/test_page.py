@@ -1,4 +1,4 @@
-"""The page of the tiny study in a real browser: right, quiet, safe, usable by hand, keyboard and phone, day and night."""
+"""The page of the tiny study in a real browser: right, quiet, safe, for mouse, keys and phone, by day and by night."""
 
 import json
 import re
@@ -7,13 +7,14 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from scripts.report._html import ATTRIBUTES, ELEMENTS, LIMIT, shorten, to_html
 from scripts.report.explorer import PIECE, output_html, split
@@ -33,7 +34,7 @@ HOSTILE = [
     '<svg onload="window.hacked = 1"><style>body { display: none }</style>',
     "<!--",
     "]]>",
-    '"}\'`${window.hacked=1}\u2028 &lt;b&gt; &amp;amp;',
+    "\"}'`${window.hacked=1}\u2028 &lt;b&gt; &amp;amp;",
 ]
 
 
@@ -51,7 +52,7 @@ def page(built: Copy) -> Path:
 def choose(view: Page, **values: str) -> None:
     for name, value in values.items():
         view.select_option(f".filters [name={name}]", value)
-    view.wait_for_function("!document.querySelector('.message').textContent.includes('loading')")
+    expect(view.locator(".message")).not_to_contain_text("loading")
 
 
 def listed(view: Page) -> set[tuple[str, int]]:
@@ -145,7 +146,8 @@ def test_outputs_side_by_side_are_those_of_the_samples(browser: Browser, page: P
         for row in view.locator(".list > div").all()[:5]:
             row.click()
             question, seed = (part.removeprefix("seed ") for part in row.inner_text().split("\n")[:2])
-            view.wait_for_function(f"document.querySelector('.question').textContent.includes({json.dumps(question)})")
+            expect(view.locator(".question small").first).to_contain_text(f"{question} ")
+            expect(view.locator(".question small").first).to_contain_text(f"seed {seed}")
             assert (question, int(seed)) in lost
             for pane, method, verdict in zip(view.locator(".output").all(), texts, ("✓ right", "✗ wrong"), strict=True):
                 assert pane.locator("header").inner_text().startswith(f"{method} {verdict}")
@@ -157,12 +159,14 @@ def test_a_link_leads_to_the_same_answer(browser: Browser, page: Path):
     with opened(browser, page) as view:
         see_all(view)
         choose(view, model="tiny-qwen-s", method="rtn/w2g32", benchmark="multiplication", show="all")
-        view.locator(".list > div").nth(7).click()
-        view.wait_for_function("location.hash.includes('question=')")
-        view.wait_for_timeout(200)
-        fragment, shown = view.evaluate("location.hash"), view.locator(".question").inner_text()
+        row = view.locator(".list > div").nth(7)
+        question, seed = (part.removeprefix("seed ") for part in row.inner_text().split("\n")[:2])
+        row.click()
+        view.wait_for_url(re.compile(f"seed={seed}$"))
+        fragment, shown = view.evaluate("location.hash"), view.locator(".question").text_content()
+        assert question in shown
     with opened(browser, page, fragment) as view:
-        view.wait_for_function(f"document.querySelector('.question').innerText === {json.dumps(shown)}")
+        expect(view.locator(".question")).to_have_text(shown)
         assert view.locator(".list [aria-selected=true]").count() == 1
 
 
@@ -207,7 +211,8 @@ CONTRASTS = """() => [...document.querySelectorAll("body *")].filter(e => e.chec
   [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
     let ground = e;
     while (ground && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
-    return [e.outerHTML.slice(0, 120), getComputedStyle(e).color, getComputedStyle(ground ?? document.documentElement).backgroundColor];
+    const behind = getComputedStyle(ground ?? document.documentElement).backgroundColor;
+    return [e.outerHTML.slice(0, 120), getComputedStyle(e).color, behind];
   })"""
 
 
@@ -222,7 +227,11 @@ def test_every_word_can_be_read_by_day_and_by_night(browser: Browser, page: Path
             low, high = sorted([luminance(colour), luminance(behind)])
             assert (high + 0.05) / (low + 0.05) >= 4.5, f"{element}: {colour} on {behind}"
         letters = set(view.eval_on_selector_all("figure svg text", "texts => texts.map(t => getComputedStyle(t).fill)"))
-        marks = set(view.eval_on_selector_all("[data-chart=drops] .mark-symbol path", "m => m.map(p => getComputedStyle(p).fill)"))
+        marks = set(
+            view.eval_on_selector_all(
+                "[data-chart=drops] .mark-symbol path", "m => m.map(p => getComputedStyle(p).fill)"
+            )
+        )
         for colours, least in ((letters, 4.5), (marks, 3)):
             assert colours
             for colour in colours - {"none", "rgba(0, 0, 0, 0)", "transparent"}:
@@ -239,40 +248,42 @@ def test_classes_can_be_told_in_grey(browser: Browser, page: Path):
             assert len(signs) == 4
             filled = [c.evaluate("c => getComputedStyle(c).backgroundColor") for c in chips.all()[:3]]
             brightness = sorted(luminance(colour) ** (1 / 2.2) for colour in filled)
-            assert min(b - a for a, b in zip(brightness, brightness[1:], strict=False)) > 0.08
+            assert min(b - a for a, b in pairwise(brightness)) > 0.08
 
 
 @pytest.fixture(scope="module")
 def hostile(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study's page beside outputs, questions, answers and ids that would like to be more than text."""
-    folder = tmp_path_factory.mktemp("hostile")
-    benchmark = "addition"
-    for source in ("generate", "questions"):
-        shutil.copytree(built.root / "results" / source, folder / source, ignore=shutil.ignore_patterns("*.json"))
-    questions = pd.read_parquet(folder / f"questions/{benchmark}.parquet")
-    names = {old: f"{HOSTILE[i % len(HOSTILE)]} {i}" for i, old in enumerate(questions["id"])}
+    copy = Copy(tmp_path_factory.mktemp("hostile") / "repository")
+    results = copy.root / "results"
+    for stage in ("generate", "questions"):
+        shutil.copytree(built.root / "results" / stage, results / stage, ignore=shutil.ignore_patterns("*.json"))
+    questions = pd.read_parquet(results / "questions/addition.parquet")
+    texts = [HOSTILE[i % len(HOSTILE)] for i in range(len(questions))]
+    names = {old: f"{text} {i}" for i, (old, text) in enumerate(zip(questions["id"], texts, strict=True))}
 
-    def spoil(frame: pd.DataFrame) -> pd.DataFrame:
+    def renamed(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(id=[names.get(old, old) for old in frame["id"]])
 
-    texts = [[{"role": "user", "content": HOSTILE[i % len(HOSTILE)]}] for i in range(len(questions))]
-    spoil(questions).assign(messages=texts, gold=HOSTILE[0], level=HOSTILE[1], subject=HOSTILE[2]).to_parquet(
-        folder / f"questions/{benchmark}.parquet"
-    )
-    for path in folder.glob("generate/*/*/*/arithmetic.parquet"):
-        rows = spoil(pd.read_parquet(path))
-        thoughts = [f"{HOSTILE[i % len(HOSTILE)]}</think>{HOSTILE[(i + 3) % len(HOSTILE)]}" for i in range(len(rows))]
-        rows.assign(output=thoughts).to_parquet(path)
-    samples = spoil(pd.read_parquet(built.root / REPORT / "samples.parquet"))
+    messages = [[{"role": "user", "content": text}] for text in texts]
+    questions = renamed(questions).assign(messages=messages, gold=texts, level=texts, subject=texts)
+    questions.to_parquet(results / "questions/addition.parquet")
+    for path in results.glob("generate/*/*/*/arithmetic.parquet"):
+        rows = renamed(pd.read_parquet(path))
+        outputs = [f"{HOSTILE[i % len(HOSTILE)]}</think>{HOSTILE[(i + 3) % len(HOSTILE)]}" for i in range(len(rows))]
+        rows.assign(output=outputs).to_parquet(path)
+    folder = results / "report/tiny"
+    folder.mkdir(parents=True)
+    samples = renamed(pd.read_parquet(built.root / REPORT / "samples.parquet"))
     samples.assign(extracted=HOSTILE[2], status=HOSTILE[0]).to_parquet(folder / "samples.parquet")
     shutil.copy(built.root / REPORT / "index.html", folder)
     subprocess.run(
         [
-            sys.executable, "-m", "scripts.report.explorer", "--samples", folder / "samples.parquet",
-            "--generate", folder / "generate", "--questions", folder / "questions",
-            "--manifest", folder / "explorer/manifest.json", "--files", folder / "explorer/files", "--study", "tiny",
+            sys.executable, "-m", "scripts.report.explorer", "--samples", f"{REPORT}/samples.parquet",
+            "--generate", "results/generate", "--questions", "results/questions", "--study", "tiny",
+            "--manifest", f"{REPORT}/explorer/manifest.json", "--files", f"{REPORT}/explorer/files",
         ],
-        cwd=built.root, check=True,
+        cwd=copy.root, check=True,
     )  # fmt: skip
     return folder / "index.html"
 
@@ -284,7 +295,7 @@ def test_hostile_text_is_shown_and_does_nothing(browser: Browser, hostile: Path)
         seeds = 2
         for index, text in enumerate(HOSTILE):
             view.locator(".list > div").nth(seeds * index).click()
-            view.wait_for_function(f"document.querySelector('.question small').textContent.startsWith({json.dumps(text)})")
+            expect(view.locator(".question small").first).to_contain_text(text)
             shown = view.locator(".pair").text_content()
             assert text in shown or "\\" in text  # formulas are drawn instead
         allowed = ELEMENTS | {"article", "header", "b", "small", "span", "div", "mark"}
@@ -294,25 +305,31 @@ def test_hostile_text_is_shown_and_does_nothing(browser: Browser, hostile: Path)
         assert view.url.startswith("file:")
 
 
-def test_the_policy_stops_what_escaping_would_miss(browser: Browser, page: Path):
-    """Markup put into the page by force: no inline script, handler, eval, frame, image or request gets through."""
-    attempts = {
-        "an inline handler": "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 1\">')",
-        "an inline script": "document.write('<script>window.hacked = 1</' + 'script>')",
-        "a frame": "document.body.insertAdjacentHTML('beforeend', '<iframe srcdoc=\"<script>parent.hacked = 1</script>\">')",
-    }
-    for attempt in attempts.values():
-        context = browser.new_context()
-        view = context.new_page()
-        asked = []
-        view.on("request", lambda request, asked=asked: asked.append(request.url))
-        view.goto(page.as_uri())
-        view.evaluate(attempt)
-        view.wait_for_timeout(200)
-        assert view.evaluate("window.hacked") is None
-        assert asked == [page.as_uri()]
-        assert view.evaluate("() => { try { return eval('1') } catch (error) { return error.name } }") == "EvalError"
-        context.close()
+ATTEMPTS = {
+    "handler": """document.body.insertAdjacentHTML("beforeend", '<img src=x onerror="window.hacked = 1">')""",
+    "script": "document.write('<script>window.hacked = 1</' + 'script>')",
+    "script of a file": "document.write('<script src=explorer/files/questions/addition.js></' + 'script>')",
+    "frame": """document.body.insertAdjacentHTML(
+        "beforeend", '<iframe srcdoc="<script>parent.hacked = 1</script>">')""",
+    "link": """document.body.insertAdjacentHTML("beforeend", '<a href="javascript:window.hacked = 1">x</a>');
+        document.body.lastChild.click()""",
+    "eval": "setTimeout('window.hacked = 1')",
+}
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_the_policy_stops_what_escaping_would_miss(browser: Browser, page: Path, attempt: str):
+    """Markup that is put into the page by force: nothing runs, nothing is loaded."""
+    context = browser.new_context()
+    view = context.new_page()
+    view.goto(page.as_uri())
+    loaded = []
+    view.on("requestfinished", lambda request: loaded.append(request.url))
+    view.evaluate(f"() => {{ {ATTEMPTS[attempt]} }}")
+    view.wait_for_timeout(200)
+    assert view.evaluate("window.hacked") is None
+    assert loaded == []
+    context.close()
 
 
 def test_a_page_without_its_outputs_says_so(browser: Browser, page: Path, tmp_path: Path):
@@ -320,7 +337,7 @@ def test_a_page_without_its_outputs_says_so(browser: Browser, page: Path, tmp_pa
     context = browser.new_context()
     view = context.new_page()
     view.goto((tmp_path / "index.html").as_uri() + "#outputs")
-    view.wait_for_function("document.querySelector('.message').textContent.includes('belongs beside this page')")
+    expect(view.locator(".message")).to_contain_text("belongs beside this page")
     context.close()
 
 
@@ -338,27 +355,32 @@ def test_the_page_says_what_ran_where_and_links_what_exists(browser: Browser, pa
 def test_page_and_figures_are_made_again_in_equal_bytes(built: Copy):
     folder = built.root / REPORT
     made = [folder / "index.html", *folder.glob("figures/*.[sp][vn]g"), *folder.glob("explorer/**/*.js")]
-    assert len(made) >= 1 + 14 + 2 + 2 * 12
+    assert len(made) == 1 + 14 + 2 + 2 * 12
     before = {path: path.read_bytes() for path in made}
-    built.build("--forcerun", "page", "figures", "explorer", "--", *(f"{REPORT}/{n}" for n in ("index.html", "figures/drops.svg", "explorer/manifest.json")))  # fmt: skip
+    targets = [f"{REPORT}/{name}" for name in ("index.html", "figures/drops.svg", "explorer/manifest.json")]
+    built.build("--forcerun", "page", "figures", "explorer", "--", *targets)
     assert {path: path.read_bytes() for path in made} == before
 
 
 def test_figures_are_what_their_names_say(built: Copy):
     for path in (built.root / REPORT / "figures").glob("*.svg"):
-        texts = "".join(ET.parse(path).getroot().itertext())
+        texts = "".join(ET.parse(path).getroot().itertext())  # noqa: S314 - our own
         assert "tiny-qwen-s" in texts
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-@given(st.text(alphabet=st.sampled_from(list("<>&\"'$\\(){}[]ab1^_ \n/=!-") + ["\\text", "\\frac", "script", "</think>"]), max_size=60))
+WORDS = [*"<>&\"'$\\(){}[]ab1^_ \n/=!-", "\\text", "\\frac", "\\(", "\\)", "<script>", "<!--", "</think>"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
 def test_any_text_becomes_nothing_but_text_and_formulas(text: str):
-    tree = ET.fromstring(f"<body>{output_html(text)}</body>")
+    html = output_html(text)
+    tree = ET.fromstring(f"<body>{html}</body>")  # noqa: S314 - made by what is tested
     for element in tree.iter():
         assert element.tag in ELEMENTS | {"body", "div"}
         assert set(element.attrib) <= (ATTRIBUTES if element.tag in ELEMENTS else {"class"})
-    if "<math" not in output_html(text):
-        assert "".join(tree.itertext()) == "".join(part.strip() if "</think>" in text else part for part in text.split("</think>", 1))
+    if "<math" not in html and "</think>" not in text:
+        assert "".join(tree.itertext()) == text
 
 
 def test_formulas_are_drawn_and_prices_are_not():

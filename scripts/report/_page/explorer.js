@@ -49,17 +49,17 @@
     all: ["all", () => true],
   };
 
-  let cell = null; // { questions, seeds, before, after } of what is chosen
+  let cell = null; // { questions, seeds, before, after } of what is chosen; null while it is loaded
   let shown = []; // positions of samples listed: question × seeds + seed
   let chosen = -1;
-  let turn = 0; // of what is being loaded: what arrives late is dropped
+  let turns = 0; // of what is being loaded: what arrives late is dropped
 
   async function guarded(work) {
-    const mine = ++turn;
+    const mine = ++turns;
     try {
-      await work(() => mine === turn);
+      await work(() => mine === turns);
     } catch (error) {
-      if (mine === turn) message.textContent = error.message;
+      if (mine === turns) message.textContent = error.message;
     }
   }
 
@@ -71,15 +71,23 @@
       for (const pane of [questionPane, ...outputPanes]) pane.replaceChildren();
       return;
     }
-    const index = Math.floor(sample / cell.seeds.length);
-    const question = cell.questions[index];
-    const texts = await Promise.all([cell.before, cell.after].map(async (side) => {
+    const sides = [cell.before, cell.after];
+    const [index, turn] = [Math.floor(sample / cell.seeds.length), sample % cell.seeds.length];
+    const [question, seed] = [cell.questions[index], cell.seeds[turn]];
+    const texts = await Promise.all(sides.map(async (side) => {
       const piece = side.starts.findLastIndex((start) => start <= index);
       const content = await load(`outputs/${side.name}/${piece}`);
-      return content[index - side.starts[piece]][sample % cell.seeds.length];
+      return content[index - side.starts[piece]][turn];
     }));
     if (!current()) return;
-    const seed = cell.seeds[sample % cell.seeds.length];
+    showQuestion(question, seed);
+    sides.forEach((side, i) => showOutput(outputPanes[i], side, sample, texts[i]));
+    markDifference();
+    const link = new URLSearchParams({ ...Object.fromEntries(new FormData(form)), question: question.id, seed });
+    history.replaceState(null, "", `#outputs?${link}`);
+  });
+
+  function showQuestion(question, seed) {
     const facts = [question.id, question.level && `level ${question.level}`, question.subject, `seed ${seed}`];
     const text = element("div", "", "text");
     text.innerHTML = question.text;
@@ -87,27 +95,25 @@
     gold.append(element("span"));
     gold.lastChild.innerHTML = question.gold;
     questionPane.replaceChildren(element("small", facts.filter(Boolean).join(" · ")), text, gold);
-    [cell.before, cell.after].forEach((side, i) => {
-      const head = element("header");
-      const right = side.correct[sample];
-      const tokens = `${side.output_tokens[sample].toLocaleString("en")} tokens`;
-      const notes = [
-        side.extracted[sample] === null ? "no answer" : `answer ${side.extracted[sample]}`,
-        tokens,
-        side.finish_reason[sample] === "length" && "cut off at the limit",
-        !["ok", "no_answer"].includes(side.status[sample]) && side.status[sample],
-        right !== side.correct_final[sample] && "right only within the thought",
-      ];
-      head.append(element("b", side.method), " ", element("span", right ? "✓ right" : "✗ wrong", right ? "right" : "wrong"));
-      head.append(element("small", notes.filter(Boolean).join(" · ")));
-      const body = element("div");
-      body.innerHTML = texts[i];
-      outputPanes[i].replaceChildren(head, body);
-      outputPanes[i].scrollTop = 0;
-    });
-    markDifference();
-    history.replaceState(null, "", `#outputs?${new URLSearchParams({ ...Object.fromEntries(new FormData(form)), question: question.id, seed })}`);
-  });
+  }
+
+  function showOutput(pane, side, sample, html) {
+    const right = side.correct[sample];
+    const notes = [
+      side.extracted[sample] === null ? "no answer" : `answer ${side.extracted[sample]}`,
+      `${side.output_tokens[sample].toLocaleString("en")} tokens`,
+      side.finish_reason[sample] === "length" && "cut off at the limit",
+      !["ok", "no_answer"].includes(side.status[sample]) && side.status[sample],
+      right && !side.correct_final[sample] && "right only within the thought",
+    ];
+    const head = element("header");
+    head.append(element("b", side.method), " ", element("span", right ? "✓ right" : "✗ wrong", right ? "right" : "wrong"));
+    head.append(element("small", notes.filter(Boolean).join(" · ")));
+    const body = element("div");
+    body.innerHTML = html;
+    pane.replaceChildren(head, body);
+    pane.scrollTop = 0;
+  }
 
   // Marks where the two outputs part.
   function markDifference() {
@@ -166,6 +172,7 @@
   const refresh = () => guarded(async (current) => {
     const [model, method, benchmark] = ["model", "method", "benchmark"].map((name) => field(name).value);
     message.textContent = "loading …";
+    cell = null;
     const side = async (of) => {
       const name = `${model}/${of}/${benchmark}`;
       return { name, method: of, ...(await load(`verdicts/${name}`)) };
@@ -191,13 +198,13 @@
   field("find").addEventListener("input", () => cell && fill());
   list.addEventListener("click", ({ target }) => {
     const row = target.closest("[data-sample]");
-    if (row) choose(Number(row.dataset.sample));
+    if (row && cell) choose(Number(row.dataset.sample));
   });
   list.addEventListener("keydown", (event) => {
     const last = shown.length - 1;
     const at = shown.indexOf(chosen);
     const to = { ArrowDown: Math.min(at + 1, last), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last }[event.key];
-    if (to === undefined || last < 0) return;
+    if (to === undefined || last < 0 || !cell) return;
     event.preventDefault();
     list.children[to].scrollIntoView({ block: "nearest" });
     choose(shown[to]);
