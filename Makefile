@@ -71,7 +71,7 @@ format: env ## format Python and Snakemake files
 	ruff format .
 	snakefmt Snakefile rules
 
-docs: env ## write config/README.md from the schemas
+docs: env ## write config/README.md and scripts/report/README.md from the schemas
 	python -m scripts.run.describe
 
 clean: ## remove everything made (not the environment)

@@ -15,6 +15,7 @@ rule samples:
     resources:
         mem_mb=4000,
         runtime=30,
+        tables=1,
     params:
         settings=study_settings,
     shell:
@@ -43,6 +44,7 @@ rule tables:
     resources:
         mem_mb=2000,
         runtime=30,
+        tables=1,
     shell:
         "python -m scripts.report.{wildcards.table}" " --samples {input.samples:q}" " --output {output:q}" " 2> {log:q}"
 
@@ -60,6 +62,7 @@ rule ablations:
     resources:
         mem_mb=2000,
         runtime=30,
+        tables=1,
     params:
         settings=ablation_settings,
     shell:
@@ -85,6 +88,7 @@ rule efficiency:
     resources:
         mem_mb=2000,
         runtime=30,
+        tables=1,
     params:
         settings=efficiency_settings,
     shell:
@@ -110,6 +114,7 @@ rule findings:
     resources:
         mem_mb=2000,
         runtime=30,
+        tables=1,
     params:
         settings=finding_settings,
     shell:
@@ -222,6 +227,7 @@ rule paper:
     resources:
         mem_mb=2000,
         runtime=30,
+        tables=1,
     shell:
         "python -m scripts.report.paper"
         " --samples {input.samples:q}"
@@ -246,6 +252,7 @@ rule headline:
     resources:
         mem_mb=2000,
         runtime=30,
+        tables=1,
     shell:
         "python -m scripts.report.headline"
         " --summary {input.summary:q}"

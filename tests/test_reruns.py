@@ -17,14 +17,20 @@ M_CELLS = {f"tiny-qwen-m/{scheme}" for scheme in ("none/full", "gptq/w2g32-plain
 CELLS = S_CELLS | M_CELLS
 BENCHMARKS = ("addition", "multiplication")
 OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors")
+OTHERS = ("ablations", "efficiency", "findings", "paper", "headline")
 
 
 def tables(study: str) -> set[str]:
-    return {f"samples {study}"} | {f"tables {study}/{table}" for table in OF_SAMPLES}
+    return {f"samples {study}"} | {f"tables {study}/{table}" for table in OF_SAMPLES} | {f"{x} {study}" for x in OTHERS}
 
 
 TABLES = tables("tiny")
 REPORTS = TABLES | tables("baselines")
+
+
+def reports(*jobs: str) -> set[str]:
+    """Jobs of both studies, whose names stand for {}."""
+    return {job.format(study) for job in jobs for study in ("tiny", "baselines")}
 
 
 def quantize(cells: set[str]) -> set[str]:
@@ -135,7 +141,11 @@ CODE = {
     "scripts/score/addition.py": score(CELLS, ("addition",)) | REPORTS,
     "scripts/score/_math.py": score(CELLS) | REPORTS,
     "scripts/report/samples.py": REPORTS,
-    "scripts/report/summary.py": {"tables tiny/summary", "tables baselines/summary"},
+    "scripts/report/accuracy.py": reports(
+        "tables {}/accuracy", "tables {}/summary", "efficiency {}", "paper {}", "headline {}"
+    ),
+    "scripts/report/drops.py": reports("tables {}/drops", "headline {}"),
+    "scripts/report/findings.py": reports("findings {}"),
     "scripts/run/record.py": set(),
 }
 

@@ -53,10 +53,8 @@ def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     right = by_question(samples, "correct")
     cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
     pairs = compare(right, [((cell[0], *BASELINE), cell) for cell in cells])
-    is_average = pairs["benchmark"] == AVERAGE
-    for family in (pairs[is_average], pairs[~is_average]):
-        pairs.loc[family.index, "p_adjusted"] = holm(family["p"].to_numpy())
-        pairs.loc[family.index, "comparisons"] = len(family)
+    family = pairs.groupby(pairs["benchmark"] == AVERAGE)["p"]
+    pairs = pairs.assign(p_adjusted=family.transform(holm), comparisons=family.transform("size"))
     classes = [classify(*ends) for ends in zip(pairs["low"], pairs["high"], strict=True)]
     keys = pd.DataFrame([cells[pair] for pair in pairs["pair"]], columns=CELL, index=pairs.index)
     names = {"first": "baseline", "second": "accuracy", "difference": "drop"}
