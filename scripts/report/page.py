@@ -21,7 +21,7 @@ from scripts.run.record import record_path
 from scripts.run.stage import Input, Inputs, Output, Parameter, stage
 
 CLASSES = {
-    "lossless": "loses less than 1 point",
+    "lossless": "loses 1 point at most",
     "fair": "1 to 3 points",
     "risky": "more than 3 points",
     "undetermined": "the interval crosses a boundary",
