@@ -9,7 +9,7 @@ TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-quantize env check lock retrain lint format docs clean
+.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,6 +35,9 @@ bench-plugin: env ## measure how fast vLLM serves through the plugin, beside ful
 
 bench-agreement: env ## KL of each scheme on the tiny reasoners; vLLM on one and two ranks beside the quantizers' own models
 	@python -m tests.bench.agreement
+
+bench-page: env ## measure making and opening the page of a study of 100,000 samples (about 10 minutes)
+	@python -m tests.bench.page
 
 bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ core beside GPTQModel
 	@python -m tests.bench.quantize

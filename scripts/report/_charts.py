@@ -38,7 +38,8 @@ CONFIG = {
 def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
     """The charts that show one model, by name; those that have nothing to show are left out."""
     frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "difficulty", "accuracy")}
-    of = {name: frame[frame["model"] == model] for name, frame in frames.items()}
+    keys = ["study", "model", "quantizer", "scheme"]
+    of = {name: frame[frame["model"] == model].drop(columns=keys).round(3) for name, frame in frames.items()}
     lost = of["drops"][of["drops"]["benchmark"] == AVERAGE]
     longer = of["lengths"][of["lengths"]["ratio"].notna()]
     found = {"drops": drops(lost)} if len(lost) else {}
@@ -82,7 +83,7 @@ def drops(frame: pd.DataFrame) -> alt.LayerChart:
     """Drops of one model's averages with their intervals, coloured by class, best first."""
     frame = frame.sort_values("drop", ascending=False)
     classes = list(CLASSES)
-    base = alt.Chart(frame).encode(
+    base = alt.Chart().encode(
         y=methods(frame),
         color=alt.Color(
             "class:N",
@@ -103,7 +104,7 @@ def drops(frame: pd.DataFrame) -> alt.LayerChart:
             x="drop:Q", shape=alt.Shape("class:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
         ),
     ]
-    return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW))
+    return alt.layer(*layers, data=frame).properties(width=WIDTH, height=alt.Step(ROW))
 
 
 def kind(row: pd.Series) -> str:
@@ -155,10 +156,10 @@ def lengths(frame: pd.DataFrame) -> alt.HConcatChart:
 
     def draw(rows: pd.DataFrame, y: alt.Y) -> alt.LayerChart:
         shown = ("method", "benchmark", "mean|mean tokens", "ratio", "low", "high", "truncated|truncated, %")
-        base = alt.Chart(rows).encode(y=y, tooltip=tooltip(*shown))
+        base = alt.Chart().encode(y=y, tooltip=tooltip(*shown))
         x = alt.X("low:Q", title="mean length / baseline's", scale=alt.Scale(zero=False))
         interval = base.mark_rule(strokeWidth=2, color=COLOURS[0]).encode(x=x, x2="high:Q")
-        return alt.layer(rule(1), interval, base.mark_point(**DOT, size=60).encode(x="ratio:Q"))
+        return alt.layer(rule(1), interval, base.mark_point(**DOT, size=60).encode(x="ratio:Q"), data=rows)
 
     return by_benchmark(frame, draw)
 
@@ -182,7 +183,7 @@ def difficulty(frame: pd.DataFrame) -> alt.HConcatChart:
     def draw(rows: pd.DataFrame, y: alt.Y) -> alt.LayerChart:
         order = sorted(rows["bin"].unique(), key=lambda name: (len(name), name))
         shown = ("method", "benchmark", "bin", "n|answers", "baseline", "accuracy", "drop", "low", "high")
-        base = alt.Chart(rows.assign(size=rows["drop"].abs())).encode(
+        base = alt.Chart().encode(
             x=alt.X("bin:N", title=None, sort=order, axis=alt.Axis(labelAngle=0, orient="top")),
             y=y,
             tooltip=tooltip(*shown),
@@ -191,7 +192,8 @@ def difficulty(frame: pd.DataFrame) -> alt.HConcatChart:
             color=alt.condition("datum.drop < 0", alt.value(LOSS), alt.value(GAIN)),
             opacity=alt.Opacity("size:Q", scale=size, legend=None),
         )
-        return alt.layer(cells, base.mark_text().encode(text=alt.Text("drop:Q", format="+.1f")))
+        numbers = base.mark_text().encode(text=alt.Text("drop:Q", format="+.1f"))
+        return alt.layer(cells, numbers, data=rows.assign(size=rows["drop"].abs()))
 
     return by_benchmark(frame, draw, width=alt.Step(46))
 
@@ -200,12 +202,13 @@ def seeds(frame: pd.DataFrame) -> alt.HConcatChart:
     """`accuracy` of one model: a dot for each seed, a line at their mean, by benchmark."""
 
     def draw(rows: pd.DataFrame, y: alt.Y) -> alt.LayerChart:
-        base = alt.Chart(rows).encode(y=y)
+        base = alt.Chart().encode(y=y)
         x = alt.X("accuracy:Q", title="accuracy, in percent", scale=alt.Scale(zero=False))
         shown = tooltip("method", "benchmark", "seed", "accuracy")
         return alt.layer(
             base.mark_tick(thickness=2, size=13, color=COLOURS[-1]).encode(x="mean(accuracy):Q"),
             base.mark_point(**DOT, size=34).encode(x=x, tooltip=shown),
+            data=rows,
         )
 
     return by_benchmark(frame, draw)

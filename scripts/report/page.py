@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from scripts.report import _charts as charts
 from scripts.report._tables import AVERAGE, BASELINE, CELL
+from scripts.report.efficiency import device
 from scripts.run.files import write_atomically
 from scripts.run.record import record_path
 from scripts.run.stage import Input, Inputs, Output, Parameter, stage
@@ -108,10 +108,9 @@ def machines(study: pd.DataFrame) -> list[dict]:
         if not record_path(path).exists():
             continue
         made = json.loads(record_path(path).read_text())
-        gpus = [f"{count} × {name}" for name, count in Counter(gpu["name"] for gpu in made["gpus"]).items()]
-        processor = ", ".join(gpus) or f"{made['cpu']['model']}, {made['cpu']['cores']} cores"
         packages = ", ".join(f"{name} {made['packages'][name]}" for name in PACKAGES if name in made["packages"])
-        found.setdefault((rule, made["host"], processor, packages), []).append(made["wall_seconds"])
+        key = (rule, made["host"] or "–", device(made), packages)
+        found.setdefault(key, []).append(made["wall_seconds"])
     return [
         {"stage": rule, "host": host, "processor": processor, "packages": packages, "jobs": len(seconds),
          "hours": f"{sum(seconds) / 3600:.2f}"}
