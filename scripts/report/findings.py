@@ -45,25 +45,24 @@ def of_study(samples: pd.DataFrame, settings: dict) -> Evidence:
     cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
     if not cells:
         return Evidence([], np.empty((1 + RESAMPLES, 0, 1)), {}, None, **settings)
-    drops, ratios, baselines = [], [], {}
+    drops, ratios, baselines = [], [], {model: [] for model, *_ in cells}
     for benchmark in samples["benchmark"].unique():
+        keys = [(*cell, benchmark) for cell in cells], [(cell[0], *BASELINE, benchmark) for cell in cells]
+        ours, theirs = (sums(right, part) for part in keys)
+        asked = np.full(*right[keys[0][0]].shape)
+        estimate = 100 * (ours - theirs).sum(axis=0) / asked.sum()
+        drops.append(np.vstack([estimate, drop_replicates(ours - theirs, asked, benchmark)]))
+        ours, theirs = (sums(tokens, part) for part in keys)
+        ratios.append(np.vstack([ours.sum(axis=0) / theirs.sum(axis=0), ratio_replicates(ours, theirs, benchmark)]))
+        for model, shares in baselines.items():
+            shares.append(100 * right[model, *BASELINE, benchmark].mean())
+    shares = {model: np.array(values) for model, values in baselines.items()}
+    return Evidence(cells, np.stack(drops, axis=2), shares, np.mean(ratios, axis=0), **settings)
 
-        def sums(values: dict, baseline: bool, benchmark: str = benchmark) -> np.ndarray:
-            keys = [(cell[0], *BASELINE, benchmark) if baseline else (*cell, benchmark) for cell in cells]
-            return np.stack([values[key].sum(axis=1) for key in keys], axis=1)
 
-        asked = np.full(*right[*cells[0], benchmark].shape)
-        difference = sums(right, False) - sums(right, True)
-        estimate = 100 * difference.sum(axis=0) / asked.sum()
-        drops.append(np.vstack([estimate, drop_replicates(difference, asked, benchmark)]))
-        lengths = sums(tokens, False), sums(tokens, True)
-        estimate = lengths[0].sum(axis=0) / lengths[1].sum(axis=0)
-        ratios.append(np.vstack([estimate, ratio_replicates(*lengths, benchmark)]))
-    for (*cell, _), values in right.items():
-        if tuple(cell[1:]) == BASELINE:
-            baselines.setdefault(cell[0], []).append(100 * values.mean())
-    baselines = {model: np.array(shares) for model, shares in baselines.items()}
-    return Evidence(cells, np.stack(drops, axis=2), baselines, np.mean(ratios, axis=0), **settings)
+def sums(values: dict, keys: list[tuple[str, str, str, str]]) -> np.ndarray:
+    """`(questions, keys)`: over the seeds of each question."""
+    return np.stack([values[key].sum(axis=1) for key in keys], axis=1)
 
 
 def of_paper(rows: pd.DataFrame, settings: dict) -> Evidence:
