@@ -123,9 +123,8 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
     models = list(dict.fromkeys(frame["model"]))
     front = frame.sort_values(["size", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
-    x = alt.X(
-        "size:Q", title=f"nominal size of the weights, {unit}", scale=alt.Scale(type="log", nice=False, padding=100)
-    )
+    x = alt.X("size:Q", title=f"nominal size of the weights, {unit}").axis(grid=False)
+    x = x.scale(type="log", nice=False, padding=100)
     y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks")
     y = y.scale(zero=False, padding=16)
     colour = alt.Color("model:N", legend=alt.Legend(title=None, orient="top"))
@@ -141,8 +140,8 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
     )  # fmt: skip
     line = alt.Chart(front).mark_line(color=COLOURS[-1], strokeWidth=1.5, interpolate="step-after").encode(x=x, y=y)
     # Above and left of the line nothing lies: there is room for names, but for those too close to the one before.
-    place = pd.DataFrame({"x": np.log(front["size"]), "y": front["accuracy"]})
-    place = (place - place.min()) / (place.max() - place.min()).clip(lower=1e-9) * [WIDTH, HEIGHT]
+    place = pd.DataFrame({"x": np.log(frame["size"]), "y": frame["accuracy"]})
+    place = (place / (place.max() - place.min()).clip(lower=1e-9) * [WIDTH, HEIGHT]).loc[front.index]
     named: list[int] = []
     for row in place.itertuples():
         if not named or row.x - place.x[named[-1]] > 120 or row.y - place.y[named[-1]] > 20:

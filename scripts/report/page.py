@@ -134,19 +134,26 @@ def findings(table: pd.DataFrame) -> list[tuple[str, dict[str, dict]]]:
     return list(claims.items())
 
 
-def paper_rows(table: pd.DataFrame) -> list[dict]:
-    """Where both our cell and the paper's exist."""
-    return [
-        {
-            "cell": f"{row['model']} {row['quantizer']}/{row['scheme']}",
-            "benchmark": row["benchmark"],
-            "here": f"{row['mean']:.1f} ± {row['std']:.1f}",
-            "paper": f"{row['paper_mean']:.1f} ± {row['paper_std']:.1f}",
+def beside_paper(table: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """Our accuracy and the paper's by checkpoint and benchmark, of those that both have."""
+    cells: dict[str, dict[str, dict]] = {}
+    for row in table.to_dict("records"):
+        cells.setdefault(f"{row['model']} {row['quantizer']}/{row['scheme']}", {})[row["benchmark"]] = {
             "difference": signed(row["difference"]),
-            "within": "yes" if row["within"] else "no",
+            "within": row["within"],
+            "here": f"{row['mean']:.1f}",
+            "paper": f"{row['paper_mean']:.1f}",
         }
-        for row in table[table["difference"].notna()].to_dict("records")
-    ]
+    return cells
+
+
+def most_losses(drops: pd.DataFrame) -> dict[str, str]:
+    """Where the outputs begin: with the checkpoint and benchmark that lose most questions, if there are any."""
+    single = drops[drops["benchmark"] != AVERAGE]
+    if single.empty:
+        return {}
+    row = single.loc[single["losses"].idxmax()]
+    return {"model": row["model"], "method": f"{row['quantizer']}/{row['scheme']}", "benchmark": row["benchmark"]}
 
 
 def columns_of(path: Path) -> dict[str, Any]:
@@ -210,11 +217,18 @@ def main(
         details=DETAILS,
         sources=list(dict.fromkeys(frames["findings"]["source"])),
         findings=findings(frames["findings"]),
-        paper=paper_rows(frames["paper"]),
+        paper=beside_paper(frames["paper"]),
+        within=int(frames["paper"]["within"].sum()),
         machines=machines(samples),
         tables=[columns_of(path) for path in tables],
         figures=list(specs),
-        data={"charts": specs, "config": charts.CONFIG, "methods": methods, "benchmarks": benchmarks},
+        data={
+            "charts": specs,
+            "config": charts.CONFIG,
+            "methods": methods,
+            "benchmarks": benchmarks,
+            "start": most_losses(drops),
+        },
     )
     write_atomically(output, lambda path: path.write_text(html))
 

@@ -211,7 +211,8 @@
   });
 
   async function start() {
-    const wanted = new URLSearchParams(location.hash.split("?")[1] ?? "");
+    const link = location.hash.split("?")[1];
+    const wanted = new URLSearchParams(link ?? DATA.start);
     const take = (name) => {
       if ([...field(name).options].some((option) => option.value === wanted.get(name))) field(name).value = wanted.get(name);
     };
@@ -224,10 +225,10 @@
     options(field("show"), Object.keys(SHOW).map((name) => [name, SHOW[name][0]]));
     take("show");
     await refresh();
-    const index = cell ? cell.questions.findIndex((question) => question.id === wanted.get("question")) : -1;
-    const sample = index * (cell?.seeds.length ?? 0) + (cell?.seeds.indexOf(Number(wanted.get("seed"))) ?? -1);
-    if (index >= 0 && shown.includes(sample)) await choose(sample);
-    if (wanted.size) document.getElementById("outputs").scrollIntoView();
+    const index = cell?.questions.findIndex((question) => question.id === wanted.get("question")) ?? -1;
+    const sample = index * cell?.seeds.length + cell?.seeds.indexOf(Number(wanted.get("seed")));
+    if (shown.includes(sample)) await choose(sample);
+    if (link) document.getElementById("outputs").scrollIntoView();
   }
 
   // Nothing is loaded before somebody comes here.
