@@ -90,6 +90,15 @@ def test_the_page_opens_quietly_and_shows_every_chart(browser: Browser, page: Pa
         assert "rtn/w3" not in drawn
 
 
+def test_a_study_of_baselines_alone_has_a_page(browser: Browser, built: Copy):
+    with opened(browser, built.root / "results/report/baselines/index.html", "#outputs") as view:
+        expect(view.locator(".message")).to_contain_text("0 of 400 answers")
+        choose(view, show="all")
+        assert len(listed(view)) == 400
+        view.locator("[data-chart=drops]").scroll_into_view_if_needed()
+        expect(view.locator("[data-chart=drops]")).to_have_text("Nothing to show for this model.")
+
+
 def test_the_headline_is_the_tables(browser: Browser, page: Path):
     summary = pd.read_parquet(page.with_name("summary.parquet"))
     drops = pd.read_parquet(page.with_name("drops.parquet"))
