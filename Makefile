@@ -9,7 +9,8 @@ TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-quantize bench-slurm env check lock retrain lint format docs clean
+.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-slurm \
+	env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +39,9 @@ bench-slurm: env ## measure what a Slurm of one node adds to a study's time (abo
 
 bench-agreement: env ## KL of each scheme on the tiny reasoners; vLLM on one and two ranks beside the quantizers' own models
 	@python -m tests.bench.agreement
+
+bench-page: env ## measure making and opening the page of a study of 100,000 samples (about 10 minutes)
+	@python -m tests.bench.page
 
 bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ core beside GPTQModel
 	@python -m tests.bench.quantize

@@ -27,3 +27,4 @@ rule all:
     input:
         expand("results/report/{study}/{table}.parquet", study=study_config.studies, table=TABLES),
         expand("results/report/{study}/summary.{form}", study=study_config.studies, form=["md", "tex"]),
+        expand("results/report/{study}/{page}", study=study_config.studies, page=PAGES),

@@ -290,6 +290,8 @@ def score_options(wildcards):
 
 TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
 TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings", "paper"]
+FIGURES = ["pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds"]
+PAGES = ["index.html", "explorer/manifest.json", *(f"figures/{name}.svg" for name in FIGURES)]
 
 
 def study_scores(wildcards):
@@ -297,6 +299,14 @@ def study_scores(wildcards):
         f"results/score/{model}/{scheme}/{benchmark}.parquet"
         for model, scheme in study_config.cells(wildcards.study)
         for benchmark in study_config.benchmarks(wildcards.study)
+    ]
+
+
+def study_samples(wildcards):
+    return [
+        f"results/generate/{model}/{scheme}/{suite}.parquet"
+        for model, scheme in study_config.cells(wildcards.study)
+        for suite in study_config.studies[wildcards.study]["suites"]
     ]
 
 

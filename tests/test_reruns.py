@@ -17,7 +17,7 @@ M_CELLS = {f"tiny-qwen-m/{scheme}" for scheme in ("none/full", "gptq/w2g32-plain
 CELLS = S_CELLS | M_CELLS
 BENCHMARKS = ("addition", "multiplication")
 OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors")
-OTHERS = ("ablations", "efficiency", "findings", "paper", "headline")
+OTHERS = ("ablations", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
 
 
 def tables(study: str) -> set[str]:
@@ -142,10 +142,14 @@ CODE = {
     "scripts/score/_math.py": score(CELLS) | REPORTS,
     "scripts/report/samples.py": REPORTS,
     "scripts/report/accuracy.py": reports(
-        "tables {}/accuracy", "tables {}/summary", "efficiency {}", "paper {}", "headline {}"
+        "tables {}/accuracy", "tables {}/summary", "efficiency {}", "paper {}", "headline {}", "figures {}", "page {}"
     ),
-    "scripts/report/drops.py": reports("tables {}/drops", "headline {}"),
-    "scripts/report/findings.py": reports("findings {}"),
+    "scripts/report/drops.py": reports("tables {}/drops", "headline {}", "figures {}", "page {}"),
+    "scripts/report/findings.py": reports("findings {}", "page {}"),
+    "scripts/report/_charts.py": reports("figures {}", "page {}"),
+    "scripts/report/_html.py": reports("explorer {}"),
+    "scripts/report/_page/page.html": reports("page {}"),
+    "scripts/report/_page/explorer.js": reports("page {}"),
     "scripts/run/record.py": set(),
 }
 

@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
         table.add_row(*cells, f"[{colour}]{drop}", f"[{colour}]{kind}", end_section=bool(last) and terminal)
     console.print(table)
     console.print(NOTE)
+    console.print(f"Page: {folder}/index.html")
     console.print(f"Tables, for pandas, DuckDB, polars: {folder}/*.parquet (what is in them: scripts/report/README.md)")
 
 
