@@ -1,0 +1,61 @@
+"""Where a number comes from, and whether it still stands: python -m scripts.audit COMMAND"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from scripts.audit import trace as tracing
+from scripts.audit import verify as verifying
+from scripts.audit._records import printable, read_results, record_of
+from scripts.run.errors import UserError
+
+RESULTS = Path("results")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Audit any number.")
+
+
+Where = Annotated[str | None, typer.Option(help="Rows, e.g. \"model == 'tiny-qwen-s' and seed == 42\".")]
+
+
+@app.command()
+def trace(
+    artifact: Annotated[Path, typer.Argument(help="A table, any other artifact, or its record.")],
+    where: Where = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it, as JSON.")] = False,
+) -> None:
+    """Tell what a number, an artifact or a sample goes back to."""
+    found = tracing.trace(read_results(RESULTS), artifact, where)
+    if as_json:
+        print(json.dumps(found, indent=1, default=str))
+    else:
+        tracing.show(found, Console(highlight=False))
+
+
+@app.command()
+def verify(
+    artifacts: Annotated[
+        list[Path] | None, typer.Argument(help="What to verify, with all behind it; else all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="Trust files whose size and time are as recorded.")] = False,
+    judge: Annotated[bool, typer.Option(help="Judge every output again, too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Print every cause, not just the first.")] = False,
+) -> None:
+    """Say what was altered since it was made; exit 1 if anything was."""
+    results = read_results(RESULTS)
+    names = [record_of(results, path)[0] for path in artifacts or []]
+    causes = verifying.verify(results, quick, judge, names)
+    for cause in causes if every else causes[:1]:
+        print(printable(cause))
+    if causes[1:] and not every:
+        print(f"and {len(causes) - 1:,} more (--all)")
+    raise typer.Exit(1 if causes else 0)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"error: {error}")
