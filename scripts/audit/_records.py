@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from scripts.run.errors import UserError
 from scripts.run.record import SCHEMA
 
-FIELDS = {"schema", "rule", "module", "outputs", "seen", "inputs", "code", "sha256"}  # without which it is no record
+FIELDS = {"schema", "rule", "module", "outputs", "inputs", "code", "sha256"}  # without which it is no record
 STAGES = ("models", "datasets", "questions", "calibrate", "quantize", "generate", "score", "report")  # as data flows
 BASELINE = {"quantizer": "none", "scheme": "full"}
 OPERATORS = {
@@ -182,4 +182,4 @@ def printable(text: Any) -> str:
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of artifacts as data flows; files of the repository come first."""
     stages = {stage: position for position, stage in enumerate(STAGES)}
-    return sorted(names, key=lambda name: (stages.get(f"{name}/".split("/")[1], -1), name))
+    return sorted(names, key=lambda name: (stages.get(f"{name}/".split("/")[1], -1), name.split("/")))

@@ -29,20 +29,19 @@ def trace(results: Results, path: Path, where: str | None = None) -> dict[str, A
     Raises:
         UserError: no such artifact, or no such row.
     """
-    root, record = record_of(results, path)
+    root, _ = record_of(results, path)
     rows = select(path, where) if where else []
     edges = lineage(results, root, rows)
     leaves = {name for inputs in edges.values() for name in inputs} - edges.keys()
     sources = {name: sha256(results.path(name)) for name in in_order(leaves) if results.path(name).is_file()}
+    single = len(rows) == 1 and {"benchmark", "id", "seed"} <= rows[0].keys()
     return {
         "root": root,
         "rows": rows,
         "artifacts": {name: {"record": results.artifacts[name], "inputs": edges[name]} for name in in_order(edges)},
         "sources": {name: digest for name, digest in sources.items() if not name.startswith("results/")},
         "gaps": [name for name in in_order(leaves) if name not in sources or name.startswith("results/")],
-        "sample": _sample(results, edges, root, rows[0])
-        if len(rows) == 1 and {"id", "seed"} <= rows[0].keys()
-        else None,
+        "sample": _sample(results, edges, root, rows[0]) if single else None,
     }
 
 
@@ -53,10 +52,8 @@ def _sample(results: Results, edges: dict[str, list[str]], root: str, row: dict)
     def look(name: str | None, keys: dict) -> dict | None:
         if name is None or not results.path(name).is_file():
             return None
-        found = pq.read_table(
-            results.path(name), filters=[(key, "==", value) for key, value in keys.items()]
-        ).to_pylist()
-        return found[0] if found else None
+        wanted = [(key, "==", value) for key, value in keys.items()]
+        return next(iter(pq.read_table(results.path(name), filters=wanted).to_pylist()), None)
 
     def behind(stage: str, stem: str) -> str | None:
         return next((name for name in edges if name.startswith(f"results/{stage}/") and Path(name).stem == stem), None)

@@ -21,15 +21,16 @@ from rich.progress import track
 from scripts.audit._records import Results, in_order, lineage
 from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, read_segment, segments
 from scripts.run.errors import UserError
-from scripts.run.files import sha256
+from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
-from scripts.run.record import again, made_by, record_path, seen, self_digest
+from scripts.run.record import again, made_by, record_path, self_digest
 from scripts.score._table import KEPT
 from scripts.table import read_rows
 
 ALTERED, MISSING = "altered", "missing"
 OTHER_CODE, CHANGED = "made by other code than is here", "made from inputs that have changed since"
 NO_RECORD = "record missing"
+VERIFIED = ".verified.json"  # in the results folder: digest, size and time of each file as last read
 T = TypeVar("T")
 
 
@@ -48,11 +49,12 @@ class Cause:
 def verify(results: Results, quick: bool = False, judge: bool = False, names: list[str] | None = None) -> list[Cause]:
     """What is wrong, in the order in which data flows; empty if nothing is.
 
-    Rows are recomputed only where all that they are made of is whole.
+    Rows are recomputed only where all that they are made of is whole. Digests are kept in `results/.verified.json` with
+    the size and time of each file.
 
     Args:
         results: of the repository in the working folder.
-        quick: take a file whose size and time are as recorded for unaltered.
+        quick: take a file whose size and time are as when it was last read for what it was then.
         judge: judge every output again, too.
         names: artifacts to verify with all that they go back to; None: all.
     """
@@ -65,22 +67,20 @@ def verify(results: Results, quick: bool = False, judge: bool = False, names: li
 
 def _made_as_recorded(results: Results, quick: bool, wanted: set[str], *, everything: bool) -> list[Cause]:
     """Causes in records, files, inputs and code; where several have one name, the first explains the others."""
-    causes, expected, known = [], {}, set()
+    causes, expected = [], {}
     for name, record in results.records.items():
-        files = _expected(results, record)
-        known |= files.keys() | record["seen"].keys()
         if wanted & record["outputs"].keys():
-            expected |= files
+            expected |= _expected(results, record)
             if self_digest(record) != record["sha256"]:
                 causes.append(Cause(ALTERED, name, "its content does not have the digest that it states"))
             elif name not in {str(record_path(Path(output))) for output in record["outputs"]}:
                 causes.append(Cause(ALTERED, name, f"is the record of {', '.join(record['outputs'])}"))
     if everything:
         causes += [Cause(ALTERED, n, "is no record of this version of the project") for n in results.unreadable]
-        causes += [_unknown(results, name) for files in results.files.values() for name in set(files) - known]
+        causes += _unaccounted(results, expected)
     sources = {source for name in wanted for source in results.artifacts[name]["inputs"]} - results.artifacts.keys()
-    found = _digests(results, [*expected, *sources], expected if quick else {})
-    for name, (digest, _) in expected.items():
+    found = _digests(results, [*expected, *sources], quick)
+    for name, digest in expected.items():
         if found[name] is None:
             causes.append(Cause(MISSING, name, "its record or manifest names it"))
         elif found[name] != digest:
@@ -94,51 +94,71 @@ def _made_as_recorded(results: Results, quick: bool, wanted: set[str], *, everyt
     return causes
 
 
-def _unknown(results: Results, name: str) -> Cause:
-    """What a file is that no record vouches for."""
-    folder = next((artifact for artifact in results.artifacts if name.startswith(f"{artifact}/")), None)
-    return Cause(ALTERED, name, "has come to the folder") if folder else Cause(NO_RECORD, name, "no record names it")
-
-
-def _expected(results: Results, record: dict) -> dict[str, tuple[str, list[int]]]:
-    """Digest, and size and time when it was made, of each file that a record vouches for.
+def _expected(results: Results, record: dict) -> dict[str, str]:
+    """Digest of each file that a record vouches for.
 
     Files of a folder are vouched for by its manifest, as long as that is what the record says.
     """
     expected = {}
     for output, digest in record["outputs"].items():
-        if output in record["seen"]:
-            expected[output] = (digest, record["seen"][output])
-            continue
-        manifest = results.path(output).with_name("manifest.json")
-        if manifest.exists() and sha256(manifest) == digest:
-            for file, entry in json.loads(manifest.read_text())["files"].items():
-                name = f"{output}/{file}"
-                expected[name] = (entry["sha256"], record["seen"].get(name, []))
+        manifest = Path(output).with_name("manifest.json")
+        if Path(output).suffix:
+            expected[output] = digest
+        elif results.path(str(manifest)).exists() and sha256(results.path(str(manifest))) == digest:
+            files = json.loads(results.path(str(manifest)).read_text())["files"]
+            expected |= {f"{output}/{file}": entry["sha256"] for file, entry in files.items()}
+        else:
+            expected[str(manifest)] = digest
     return expected
 
 
-def _digests(results: Results, names: list[str], trusted: dict[str, tuple[str, list[int]]]) -> dict[str, str | None]:
-    """SHA-256 of each file, None if it is not there; a file with several names is read once.
+def _unaccounted(results: Results, expected: dict[str, str]) -> list[Cause]:
+    """Files that are there, and that no record or manifest vouches for."""
+    whole = tuple(
+        f"{folder}/" for folder in results.artifacts if any(file.startswith(f"{folder}/") for file in expected)
+    )
+    causes = []
+    for name in {name for files in results.files.values() for name in files} - expected.keys():
+        if name.startswith(whole):
+            causes.append(Cause(ALTERED, name, "has come to the folder since its manifest was written"))
+        else:
+            causes += _without_record(results, name)
+    return causes
 
-    A file of `trusted` with the size and time given there is taken to have the digest given there.
-    """
+
+def _without_record(results: Results, name: str) -> list[Cause]:
+    """What to say of an artifact that no record names: nothing where the record beside it is itself a cause."""
+    path = Path(name)
+    if any(results.path(str(record_path(place))).exists() for place in (path, *path.parents[:-2])):
+        return []
+    return [Cause(NO_RECORD, name, "no record names it")]
+
+
+def _digests(results: Results, names: list[str], quick: bool) -> dict[str, str | None]:
+    """SHA-256 of each file, None if it is not there; a file with several names is read once."""
+    memory = results.folder / VERIFIED
+    known = json.loads(memory.read_text()) if memory.exists() else {}
     found: dict[str, str | None] = {}
     same: dict[tuple[int, int], list[str]] = {}
+    seen: dict[str, list[int]] = {}
     for name in names:
         path = results.path(name)
-        digest, status = trusted.get(name, (None, None))
         if not path.is_file():
             found[name] = None
-        elif status == seen(path):
-            found[name] = digest
+            continue
+        status = path.stat()
+        seen[name] = [status.st_size, status.st_mtime_ns]
+        if quick and known.get(name, [])[1:] == seen[name]:
+            found[name] = known[name][0]
         else:
-            same.setdefault((path.stat().st_dev, path.stat().st_ino), []).append(name)
+            same.setdefault((status.st_dev, status.st_ino), []).append(name)
     groups = list(same.values())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(lambda group: sha256(results.path(group[0])), groups)
         for group, digest in zip(groups, _progress(digests, "digests", len(groups)), strict=True):
             found |= dict.fromkeys(group, digest)
+    known |= {name: [found[name], *seen[name]] for name in seen}
+    write_atomically(memory, lambda path: path.write_text(json.dumps(known)))
     return found
 
 
@@ -172,14 +192,18 @@ def _code(results: Results, name: str) -> Iterator[Cause]:
         yield Cause(OTHER_CODE, name, str(error))
 
 
-def _inputs(results: Results, name: str, found: dict[str, str | None]) -> Iterator[Cause]:
+def _inputs(results: Results, name: str, found: dict[str, str | None]) -> list[Cause]:
     """Inputs of an artifact that were made anew, or have gone, since."""
+    causes = []
     for source, digest in results.artifacts[name]["inputs"].items():
         now = results.artifacts[source]["outputs"][source] if source in results.artifacts else found[source]
-        if now is None:
-            yield Cause(MISSING, source, f"{name} was made from it")
+        if source not in results.artifacts and source.startswith("results/") and results.path(source).exists():
+            causes += _without_record(results, source)
+        elif now is None:
+            causes.append(Cause(MISSING, source, f"{name} was made from it"))
         elif now != digest:
-            yield Cause(CHANGED, name, f"{source} had the SHA-256 {digest[:16]}…, now {now[:16]}…")
+            causes.append(Cause(CHANGED, name, f"{source} had the SHA-256 {digest[:16]}…, now {now[:16]}…"))
+    return causes
 
 
 def _rows(results: Results, judge: bool, names: list[str]) -> Iterator[Cause]:

@@ -137,7 +137,6 @@ def finish() -> None:
     record = _current["record"] | {
         "facts": _shown(_current["record"]["facts"]),
         "outputs": {str(path): sha256(_file(path)) for path in outputs},
-        "seen": {str(file): seen(file) for path in outputs for file in _files(path)},
         "command": _shown(sys.orig_argv),
         "git": machine.git(),
         "lock": {"path": str(lock), "sha256": sha256(lock)},
@@ -163,12 +162,6 @@ def self_digest(record: dict[str, Any]) -> str:
     """What stands in a record under `sha256`: the digest of all else in it."""
     rest = {key: value for key, value in record.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def seen(path: Path) -> list[int]:
-    """Size and time of a file, by which it is known again without being read."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def record_path(output: Path) -> Path:
@@ -203,11 +196,6 @@ def _manifest(folder: Path) -> Path:
 def _file(path: Path) -> Path:
     """The file that stands for an artifact."""
     return _manifest(path) if path.is_dir() else path
-
-
-def _files(path: Path) -> list[Path]:
-    """The files of an artifact."""
-    return [path / name for name in json.loads(_manifest(path).read_text())["files"]] if path.is_dir() else [path]
 
 
 def _host() -> str | None:
