@@ -1,5 +1,6 @@
 """Where a number, an artifact or a single sample comes from: down to revisions, questions, code, lock and machine."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,24 @@ from rich.text import Text
 from rich.tree import Tree
 
 from scripts.audit._records import Results, in_order, lineage, printable, record_of, select
+from scripts.generate.store import SAMPLES, checkpoint_digest, segments
 from scripts.run.files import sha256
 from scripts.table import SAMPLE_COLUMNS
 
 KEYS = [field.name for field in SAMPLE_COLUMNS]
 SHOWN_ROWS = 20
+TOLD = (
+    "messages",
+    "gold",
+    "prompt",
+    "output",
+    "extracted",
+    "correct",
+    "correct_final",
+    "status",
+    "drawn_by",
+    "segment",
+)
 
 
 def trace(results: Results, path: Path, where: str | None = None) -> dict[str, Any]:
@@ -60,11 +74,21 @@ def _sample(results: Results, edges: dict[str, list[str]], root: str, row: dict)
 
     cell = [keys.get(key, "") for key in ("model", "quantizer", "scheme")]
     samples = root if root.startswith("results/generate/") else behind("generate", keys.get("suite", ""))
+    drawn = look(samples, keys)
     return {
         "question": look(behind("questions", keys["benchmark"]), {"id": keys["id"]}),
-        "sample": look(samples, keys),
+        "sample": drawn and drawn | _run(results, edges[samples], drawn["sample"]),
         "verdict": look("/".join(["results/score", *cell, f"{keys['benchmark']}.parquet"]), keys),
     }
+
+
+def _run(results: Results, inputs: list[str], sample: str) -> dict[str, Any]:
+    """The run that drew a sample, which may be older than the artifact, as its segment of the store tells."""
+    checkpoint = next(results.path(name) for name in inputs if name.endswith("/checkpoint"))
+    for segment in segments(results.path(str(SAMPLES / checkpoint_digest(checkpoint)))):
+        if pq.read_table(segment, columns=["sample"], filters=[("sample", "==", sample)]).num_rows:
+            return {"drawn_by": json.loads(pq.read_schema(segment).metadata[b"run"]), "segment": str(segment)}
+    return {}
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -79,7 +103,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             console.print(f"{len(rows):,} rows")
     for title, part in (found["sample"] or {}).items():
         for column, value in (part or {}).items():
-            if column in ("messages", "gold", "prompt", "output", "extracted", "correct", "correct_final", "status"):
+            if column in TOLD:
                 console.print(Text(f"{title}.{column}", "bold"), Text(printable(value)), sep="\n")
     console.print(_tree(found, found["root"], set()))
     records = [artifact["record"] for artifact in found["artifacts"].values()]
@@ -90,10 +114,15 @@ def show(found: dict[str, Any], console: Console) -> None:
         for record in records
     }
     parts = {
-        "revisions": {f"{name} at {revision}" for record in records for name, revision in record["sources"].items()},
-        "code": {f"{digest[:16]}  {path}" for path, digest in code.items()},
+        "revisions": {
+            f"{name} at {revision}"
+            for record in records
+            if record["rule"] in ("models", "datasets")
+            for name, revision in record["sources"].items()
+        },
+        "code": {f"{path}  {digest[:16]}" for path, digest in code.items()},
         "commits": {_commit(record) for record in records},
-        "lock": {f"{record['lock']['sha256'][:16]}  {record['lock']['path']}" for record in records},
+        "lock": {f"{record['lock']['path']}  {record['lock']['sha256'][:16]}" for record in records},
         "packages": {" ".join(f"{n} {v}" for n, v in record["packages"].items()) for record in records},
         "machines": machines,
         "gaps": set(found["gaps"]),
