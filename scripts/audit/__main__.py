@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from scripts.audit import diff as differing
 from scripts.audit import trace as tracing
 from scripts.audit import verify as verifying
 from scripts.audit._records import printable, read_results, record_of
@@ -52,6 +53,24 @@ def verify(
     if causes[1:] and not every:
         print(f"and {len(causes) - 1:,} more (--all)")
     raise typer.Exit(1 if causes else 0)
+
+
+@app.command()
+def diff(
+    one: Annotated[Path, typer.Argument(help="An artifact, its record, a table, or a results folder.")],
+    other: Annotated[Path, typer.Argument(help="Another of the same.")],
+    where: Annotated[str | None, typer.Option(help="Compare two rows: that of the first table.")] = None,
+    other_where: Annotated[str | None, typer.Option(help="That of the second; else as --where.")] = None,
+) -> None:
+    """Tell why two artifacts, results folders or rows differ; exit 1 if they do."""
+    if where:
+        found = differing.of_rows(one, where, other, other_where or where)
+    elif all((path / "report").is_dir() for path in (one, other)):
+        found = differing.of_folders(one, other)
+    else:
+        found = differing.of_artifacts(one, other)
+    differing.show(found, Console(highlight=False))
+    raise typer.Exit(1 if found else 0)
 
 
 if __name__ == "__main__":
