@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 
 from scripts.audit import diff as differing
+from scripts.audit import export as exporting
+from scripts.audit import reproduce as reproducing
 from scripts.audit import trace as tracing
 from scripts.audit import verify as verifying
 from scripts.audit._records import printable, read_results, record_of
@@ -71,6 +73,40 @@ def diff(
         found = differing.of_artifacts(one, other)
     differing.show(found, Console(highlight=False))
     raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    target: Annotated[Path, typer.Argument(help="Folder or zip file to write.")],
+    checkpoints: Annotated[bool, typer.Option(help="Take models, checkpoints and datasets, too.")] = False,
+) -> None:
+    """Write a study as a Workflow Run RO-Crate."""
+    exporting.export(read_results(RESULTS), study, target, checkpoints)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[Path, typer.Argument(help="A table.")],
+    folder: Annotated[Path, typer.Argument(help="Fresh folder to rebuild in.")],
+    where: Annotated[str, typer.Option(help="Chooses one row.")],
+    plan: Annotated[bool, typer.Option(help="Only print what would be run.")] = False,
+    cores: Annotated[str, typer.Option(help="For snakemake.")] = "all",
+) -> None:
+    """Rebuild one row in a fresh folder and compare; exit 1 if it differs."""
+    results = read_results(RESULTS)
+    name, row = reproducing.prepare(results, table, where, folder)
+    for change in reproducing.changed_packages(results, name):
+        print(f"other package than recorded: {change}")
+    if plan:
+        reproducing.run(folder, name, "--dry-run", "--quiet", "rules")
+        print(f"run it there: snakemake --configfile {reproducing.CONFIG} --cores all {name}")
+        return
+    reproducing.run(folder, name, "--cores", cores, "--quiet", "host", "rules")
+    values = reproducing.compare(folder, name, row)
+    for column, (recorded, rebuilt) in values.items():
+        print(f"{column}: {recorded} recorded, {rebuilt} rebuilt{'' if recorded == rebuilt else '  ← differs'}")
+    raise typer.Exit(0 if all(recorded == rebuilt for recorded, rebuilt in values.values()) else 1)
 
 
 if __name__ == "__main__":
