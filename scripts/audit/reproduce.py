@@ -20,6 +20,7 @@ REPOSITORY = ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "re
 CONFIG = "config/reproduce.yaml"
 SUITE = ("seeds", "temperature", "top_p", "max_model_len", "paper_seeds")  # the rest is the model's
 CORPUS = ("sequences", "length", "seed", "cut")
+CELL = {"model", "quantizer", "scheme", "benchmark"}
 KEYS = {"study", *(column.name for column in SAMPLE_COLUMNS)}
 
 
@@ -33,10 +34,8 @@ def prepare(results: Results, table: Path, where: str, folder: Path) -> tuple[st
     """
     name, record = record_of(results, table)
     rows = select(table, where)
-    if record["rule"] != "report" or len(rows) != 1 or not KEYS & {"model", "benchmark"} <= rows[0].keys():
-        raise UserError(
-            f"{table}: {len(rows)} rows with {where}; choose one row, of a cell and a benchmark, of a table"
-        )
+    if record["rule"] != "report" or len(rows) != 1 or CELL - rows[0].keys():
+        raise UserError(f"{table}: {len(rows)} rows with {where}; choose one row, of a cell and benchmark, of a table")
     if folder.exists():
         raise UserError(f"{folder} exists; name another place, or remove it")
     records = [results.artifacts[artifact] for artifact in lineage(results, name, rows)]
@@ -61,10 +60,8 @@ def _place_code(records: list[dict], folder: Path) -> None:
     commits = {record["git"]["commit"] for record in records}
     if len(commits) != 1 or not re.fullmatch("[0-9a-f]{40,64}", commit := commits.pop() or ""):
         raise UserError(f"{changed(Path())[0]} is not what it was, and the row was not made at one commit: see `diff`")
-    for command in (
-        ["clone", "--quiet", "--no-checkout", ".", str(folder)],
-        ["-C", str(folder), "checkout", "-q", commit],
-    ):
+    clone = ["clone", "--quiet", "--no-checkout", ".", str(folder)]
+    for command in (clone, ["-C", str(folder), "checkout", "--quiet", commit]):
         done = subprocess.run(["git", *command], check=False, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"commit {commit} cannot be had: {done.stderr.strip()}")
@@ -92,25 +89,18 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
             settings["seeds"] = [row["seed"]] if "seed" in row else settings["seeds"]
         config["suites"][suite] = {"benchmarks": questions} | settings
     for record in by_rule.get("calibrate", []):
-        source = next(name for name in record["inputs"] if not name.endswith("/checkpoint"))
-        kind = {"generate": {"suite": Path(source).stem}, "datasets": {"dataset": Path(source).parent.name}}
-        origin = (
-            kind.get(f"{source}/".split("/")[1], {"text": source})
-            if source.startswith("results/")
-            else {"text": source}
-        )
+        source = Path(next(name for name in record["inputs"] if not name.endswith("/checkpoint")))
+        origins = {"generate": {"suite": source.stem}, "datasets": {"dataset": source.parent.name}}
+        stage = source.parts[1] if source.parts[0] == "results" else "text"
         settings = {key: record["parameters"]["settings"][key] for key in CORPUS}
-        config["corpora"][record["wildcards"]["corpus"]] = origin | settings
+        config["corpora"][record["wildcards"]["corpus"]] = origins.get(stage, {"text": str(source)}) | settings
     baseline = "/".join(BASELINE.values())
     schemes = list(dict.fromkeys([baseline, f"{row['quantizer']}/{row['scheme']}"]))
     config["studies"][study] = {"suites": sorted(asked), "grid": [{"models": [row["model"]], "schemes": schemes}]}
     for stage in ("models", "datasets"):
-        local = {
-            r["wildcards"][stage[:-1]]: path
-            for r in by_rule.get(stage, [])
-            if (path := r["parameters"]["settings"].get("local"))
-        }
-        config |= {"local": config.get("local", {}) | {stage: local}} if local else {}
+        made = [(*record["wildcards"].values(), record["parameters"]["settings"]) for record in by_rule.get(stage, [])]
+        if local := {name: settings["local"] for name, settings in made if settings.get("local")}:
+            config.setdefault("local", {})[stage] = local
     if any(record["parameters"].get("settings", {}).get("unsafe_code") for record in by_rule["score"]):
         config["unsafe_code"] = True
     return config
@@ -119,11 +109,8 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
 def changed_packages(results: Results, table: str) -> list[str]:
     """Packages whose version here is not that of the record of a table."""
     here, then = versions(), results.artifacts[table]["packages"]
-    return [
-        f"{n} {then.get(n, 'absent')} → {here.get(n, 'absent')}"
-        for n in sorted(here | then)
-        if here.get(n) != then.get(n)
-    ]
+    changed = (name for name in sorted(here | then) if here.get(name) != then.get(name))
+    return [f"{name} {then.get(name, 'absent')} → {here.get(name, 'absent')}" for name in changed]
 
 
 def run(folder: Path, table: str, *options: str) -> None:
