@@ -317,6 +317,13 @@ def test_only_what_an_artifact_goes_back_to_is_verified(study: Path):
     assert [cause.name for cause in causes(ACCURACY)] == [OTHER_SCORES]
 
 
+def test_an_ill_record_behind_an_artifact_is_not_passed_over(study: Path):
+    write(record_of(SCORES), b"{}")
+    assert [cause.name for cause in causes(SUMMARY)] == [record_of(SCORES)]
+    copy(record_of("results/score/tiny-qwen-m/none/full/addition.parquet"), record_of(SCORES))
+    assert [cause.name for cause in causes("results/report/baselines/summary.parquet")] == [record_of(SCORES)]
+
+
 def test_a_folder_without_records_is_refused(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "scripts.audit", "verify"],

@@ -69,15 +69,13 @@ def _made_as_recorded(results: Results, quick: bool, wanted: set[str], *, everyt
     """Causes in records, files, inputs and code; where several have one name, the first explains the others."""
     causes, expected = [], {}
     for name, record in results.records.items():
-        if wanted & record["outputs"].keys():
-            expected |= _expected(results, record)
-            if self_digest(record) != record["sha256"]:
-                causes.append(Cause(ALTERED, name, "its content does not have the digest that it states"))
-            elif name not in {str(record_path(Path(output))) for output in record["outputs"]}:
-                causes.append(Cause(ALTERED, name, f"is the record of {', '.join(record['outputs'])}"))
-    if everything:
-        causes += [Cause(ALTERED, n, "is no record of this version of the project") for n in results.unreadable]
-        causes += _unaccounted(results, expected)
+        expected |= _expected(results, record) if wanted & record["outputs"].keys() else {}
+        if self_digest(record) != record["sha256"]:
+            causes.append(Cause(ALTERED, name, "its content does not have the digest that it states"))
+        elif name not in {str(record_path(Path(output))) for output in record["outputs"]}:
+            causes.append(Cause(ALTERED, name, f"is the record of {', '.join(record['outputs'])}"))
+    causes += [Cause(ALTERED, name, "is no record of this version of the project") for name in results.unreadable]
+    causes += _unaccounted(results, expected) if everything else []
     sources = {source for name in wanted for source in results.artifacts[name]["inputs"]} - results.artifacts.keys()
     found = _digests(results, [*expected, *sources], quick)
     for name, digest in expected.items():
@@ -114,9 +112,8 @@ def _expected(results: Results, record: dict) -> dict[str, str]:
 
 def _unaccounted(results: Results, expected: dict[str, str]) -> list[Cause]:
     """Files that are there, and that no record or manifest vouches for."""
-    whole = tuple(
-        f"{folder}/" for folder in results.artifacts if any(file.startswith(f"{folder}/") for file in expected)
-    )
+    folders = [f"{name}/" for name in results.artifacts if not Path(name).suffix]
+    whole = tuple(folder for folder in folders if any(file.startswith(folder) for file in expected))
     causes = []
     for name in {name for files in results.files.values() for name in files} - expected.keys():
         if name.startswith(whole):
