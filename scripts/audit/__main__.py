@@ -106,7 +106,9 @@ def reproduce(
     values = reproducing.compare(folder, name, row)
     for column, (recorded, rebuilt) in values.items():
         print(f"{column}: {recorded} recorded, {rebuilt} rebuilt{'' if recorded == rebuilt else '  ← differs'}")
-    raise typer.Exit(0 if all(recorded == rebuilt for recorded, rebuilt in values.values()) else 1)
+    if any(recorded != rebuilt for recorded, rebuilt in values.values()):
+        print(f'see why: python -m scripts.audit diff {table} {folder / name} --where "{where}"')
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -138,30 +138,33 @@ def select(path: Path, where: str) -> list[dict]:
             or holds for no row.
     """
     try:
-        rows = pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
         tree = ast.parse(where[:2000].strip(), mode="eval").body
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
     except (SyntaxError, RecursionError, MemoryError):
         example = "model == 'tiny-qwen-s' and seed == 42"
         raise UserError(f"--where {where!r}: not an expression such as {example!r}") from None
-    chosen = [row for row in rows if _holds(tree, row, where)]
+    columns = table.column_names
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & set(columns)
+    rows = table.select(sorted(named) or columns[:1]).to_pylist()  # what a model wrote may be long
+    chosen = [number for number, row in enumerate(rows) if _holds(tree, row, columns, where)]
     if not chosen:
-        raise UserError(f"{path}: no row with {where}; its columns are {', '.join(rows[0] if rows else [])}")
-    return chosen
+        raise UserError(f"{path}: no row with {where}; its columns are {', '.join(columns)}")
+    return table.take(chosen).to_pylist()
 
 
-def _holds(node: ast.expr, row: dict, where: str) -> bool:
+def _holds(node: ast.expr, row: dict, columns: list[str], where: str) -> bool:
     match node:
         case ast.BoolOp(op=ast.And(), values=parts):
-            return all(_holds(part, row, where) for part in parts)
+            return all(_holds(part, row, columns, where) for part in parts)
         case ast.BoolOp(op=ast.Or(), values=parts):
-            return any(_holds(part, row, where) for part in parts)
+            return any(_holds(part, row, columns, where) for part in parts)
         case ast.UnaryOp(op=ast.Not(), operand=part):
-            return not _holds(part, row, where)
+            return not _holds(part, row, columns, where)
         case ast.Compare(left=ast.Name(id=column), ops=[sign], comparators=[right]) if type(sign) in OPERATORS:
-            if column not in row:
-                raise UserError(f"--where {where!r}: no column {column!r}, only {', '.join(row)}")
+            if column not in columns:
+                raise UserError(f"--where {where!r}: no column {column!r}, only {', '.join(columns)}")
             try:
                 value = ast.literal_eval(right)
                 ordered = isinstance(sign, ast.Lt | ast.LtE | ast.Gt | ast.GtE)

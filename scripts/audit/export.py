@@ -116,7 +116,7 @@ def _add(crate: ROCrate, results: Results, name: str, checkpoints: bool = False)
         return known
     if path.is_dir():
         return crate.add_dataset(path, name, properties={"name": name})
-    return crate.add_file(path, name, properties=_facts(path) | {"name": name})
+    return crate.add_file(path, name.lstrip("/~"), properties=_facts(path) | {"name": name})
 
 
 def _facts(path: Path) -> dict[str, str]:

@@ -259,7 +259,13 @@ def _recomputed(results: Results, record: dict) -> Iterator[Cause]:
 
 
 def _run_again(record: dict, folder: Path) -> dict[str, Path]:
-    """Run the stage of a record in this process; its outputs, files all, by their names in the record."""
+    """Run the stage of a record in this process, into `folder`; its outputs, all of them files, by name.
+
+    Raises:
+        ValueError: what the record says was run does not make tables or scores, or not the outputs that it names.
+    """
+    if not record["module"].startswith(("scripts.report.", "scripts.score.")):
+        raise ValueError(f"{record['module']} makes no tables")
     app = importlib.import_module(record["module"]).main
     arguments = record["command"][record["command"].index(record["module"]) + 1 :]
     parsed = typer.main.get_command(app).make_context(record["module"], arguments).params
@@ -267,6 +273,8 @@ def _run_again(record: dict, folder: Path) -> dict[str, Path]:
     for key, value in parsed.items():
         if isinstance(value, Path) and str(value) in record["outputs"]:
             parsed[key] = made[str(value)] = folder / value.name
+    if made.keys() != record["outputs"].keys():
+        raise ValueError("its command names other outputs")
     with again(record), contextlib.redirect_stdout(sys.stderr):
         inspect.unwrap(app.registered_commands[0].callback)(**parsed)
     return made
