@@ -105,6 +105,11 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
         f"{GPTQ}/manifest.json",
     ),
     "a manifest edited": (lambda: append(f"{RTN}/manifest.json", "\n"), ALTERED, f"{RTN}/manifest.json"),
+    "a manifest that tells lies of a shard": (
+        lambda: edit_json(f"{RTN}/manifest.json", lambda m: m["files"]["model.safetensors"].update(sha256="0" * 64)),
+        ALTERED,
+        f"{RTN}/manifest.json",
+    ),
     "a manifest deleted": (lambda: delete(f"{RTN}/manifest.json"), MISSING, f"{RTN}/manifest.json"),
     "a shard, and the manifest to go with it": (
         lambda: (flip(SHARD), forged_manifest()),
