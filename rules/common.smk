@@ -15,6 +15,7 @@ from scripts.run.errors import UserError
 from scripts.run import resources as sizes
 from scripts.run.imports import code_files, package_versions
 from scripts.run.planned import VARIABLE, packages_digest
+from scripts.run.record import ANONYMOUS
 
 if Path(shutil.which("python") or "").parent.resolve() != Path(sys.executable).parent.resolve():
     raise WorkflowError(
@@ -27,6 +28,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 os.environ.setdefault(VARIABLE, packages_digest())  # inherited by every job, wherever it runs
+os.environ[ANONYMOUS] = str(study_config.anonymous_records)
 
 
 onstart:

@@ -122,6 +122,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return copy
 
 
+@pytest.fixture
+def study(built: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The built study as hard links, the working folder; whoever alters a file unlinks it first."""
+    root = tmp_path / "repository"
+    ignored = shutil.ignore_patterns(".snakemake", "__pycache__", "logs", "timings")
+    shutil.copytree(built.root, root, symlinks=True, ignore=ignored, copy_function=os.link)
+    monkeypatch.chdir(root)
+    return root
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What each fault of tests/test_faults.py cost, summed over its trials."""
     totals: dict[str, list[int]] = {}

@@ -44,6 +44,7 @@ class Config:
     datasets: dict[str, dict]  # with `local`, a path, or "" for the hub
     retrain: bool
     unsafe_code: bool
+    anonymous_records: bool
     gpu_memory_gb: int
 
     def cells(self, study: str) -> list[tuple[str, str]]:
@@ -82,7 +83,7 @@ def load(config: dict, sources: list[str]) -> Config:
     suites = {name: {"paper_seeds": False} | suite for name, suite in config["suites"].items()}
     corpora = {name: {"cut": "windows"} | corpus for name, corpus in config["corpora"].items()}
     _take_local(config.get("local", {}), {"models": models, "datasets": datasets}, source)
-    flags = [config.get(name, False) for name in ("retrain", "unsafe_code")]
+    flags = [config.get(name, False) for name in ("retrain", "unsafe_code", "anonymous_records")]
     gpu_memory_gb = config.get("gpu_memory_gb", 80)
     checked = Config(config["studies"], suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb)
     _check_schemes(checked)

