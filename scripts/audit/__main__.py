@@ -18,8 +18,6 @@ from scripts.run.errors import UserError
 
 RESULTS = Path("results")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Audit any number.")
-
-
 Where = Annotated[str | None, typer.Option(help="Rows, e.g. \"model == 'tiny-qwen-s' and seed == 42\".")]
 
 
@@ -42,7 +40,7 @@ def verify(
     artifacts: Annotated[
         list[Path] | None, typer.Argument(help="What to verify, with all behind it; else all.")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Trust files whose size and time are as recorded.")] = False,
+    quick: Annotated[bool, typer.Option(help="Trust files whose size and time are as when last read.")] = False,
     judge: Annotated[bool, typer.Option(help="Judge every output again, too.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Print every cause, not just the first.")] = False,
 ) -> None:
@@ -61,8 +59,8 @@ def verify(
 def diff(
     one: Annotated[Path, typer.Argument(help="An artifact, its record, a table, or a results folder.")],
     other: Annotated[Path, typer.Argument(help="Another of the same.")],
-    where: Annotated[str | None, typer.Option(help="Compare two rows: that of the first table.")] = None,
-    other_where: Annotated[str | None, typer.Option(help="That of the second; else as --where.")] = None,
+    where: Where = None,
+    other_where: Annotated[str | None, typer.Option(help="Row of the second; else as --where.")] = None,
 ) -> None:
     """Tell why two artifacts, results folders or rows differ; exit 1 if they do."""
     if where:
