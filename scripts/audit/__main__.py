@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from scripts.audit import diff as differing
-from scripts.audit import export as exporting
 from scripts.audit import reproduce as reproducing
 from scripts.audit import trace as tracing
 from scripts.audit import verify as verifying
@@ -80,7 +79,9 @@ def export(
     checkpoints: Annotated[bool, typer.Option(help="Take models, checkpoints and datasets, too.")] = False,
 ) -> None:
     """Write a study as a Workflow Run RO-Crate."""
-    exporting.export(read_results(RESULTS), study, target, checkpoints)
+    from scripts.audit.export import export as write_crate
+
+    write_crate(read_results(RESULTS), study, target, checkpoints)
 
 
 @app.command()
