@@ -269,6 +269,7 @@ def test_two_rows_differ_in_what_made_them_most_important_first(study: Path):
     assert "  settings.group_size: -1 → 32" in done.stdout
     assert "results/calibrate/tiny-qwen-s/reasoning.parquet: absent → there" in done.stdout
     assert "temperature" not in done.stdout
+    assert f"  {SAMPLES}: " not in done.stdout  # what it differs in is told
 
 
 def git(*arguments: str) -> None:

@@ -3,6 +3,7 @@
 Jobs are watched as in tests/test_faults.py: what the engine finishes is witnessed outside the store.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -140,9 +141,11 @@ def test_small_jobs_are_one_submission(ran: Study):
 
 
 def test_slurm_hands_out_the_gpu(ran: Study):
-    """A record names the job, which is how the scheduler's own books are found."""
-    record = (ran.root / ARTIFACT).with_suffix(".record.json").read_text()
-    assert re.search(r'"SLURM_JOB_ID": "\d+"', record)
+    """A record names the job, by which it is found in the scheduler's own books, its node and its partition."""
+    slurm = json.loads((ran.root / ARTIFACT).with_suffix(".record.json").read_text())["slurm"]
+    assert slurm["SLURM_JOB_ID"].isdigit()
+    assert slurm["SLURM_JOB_PARTITION"] == "gpu"
+    assert slurm["SLURMD_NODENAME"] == slurm["SLURM_JOB_NODELIST"]
 
 
 @pytest.fixture

@@ -295,6 +295,13 @@ def test_quick_reads_only_what_has_another_size_or_time(study: Path, monkeypatch
     assert {name for name in read if name.endswith((".safetensors", ".parquet"))} == {SCORES, QUESTIONS}
 
 
+def test_only_quick_trusts_size_and_time(study: Path):
+    assert causes(SAMPLES) == []
+    flip(SHARD, keep_time=True)
+    assert causes(SAMPLES, quick=True) == []
+    assert [cause.name for cause in causes(SAMPLES)] == [SHARD]
+
+
 def test_a_forged_output_is_not_what_the_store_holds(study: Path):
     edit_rows(SAMPLES, lambda rows: rows[0].update(output="\\boxed{1}"))
     vouch(SAMPLES)

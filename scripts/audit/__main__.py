@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from scripts.audit import diff as differing
-from scripts.audit import export as exporting
 from scripts.audit import reproduce as reproducing
 from scripts.audit import trace as tracing
 from scripts.audit import verify as verifying
@@ -18,8 +17,6 @@ from scripts.run.errors import UserError
 
 RESULTS = Path("results")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Audit any number.")
-
-
 Where = Annotated[str | None, typer.Option(help="Rows, e.g. \"model == 'tiny-qwen-s' and seed == 42\".")]
 
 
@@ -42,7 +39,7 @@ def verify(
     artifacts: Annotated[
         list[Path] | None, typer.Argument(help="What to verify, with all behind it; else all.")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Trust files whose size and time are as recorded.")] = False,
+    quick: Annotated[bool, typer.Option(help="Trust files whose size and time are as when last read.")] = False,
     judge: Annotated[bool, typer.Option(help="Judge every output again, too.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Print every cause, not just the first.")] = False,
 ) -> None:
@@ -61,8 +58,8 @@ def verify(
 def diff(
     one: Annotated[Path, typer.Argument(help="An artifact, its record, a table, or a results folder.")],
     other: Annotated[Path, typer.Argument(help="Another of the same.")],
-    where: Annotated[str | None, typer.Option(help="Compare two rows: that of the first table.")] = None,
-    other_where: Annotated[str | None, typer.Option(help="That of the second; else as --where.")] = None,
+    where: Where = None,
+    other_where: Annotated[str | None, typer.Option(help="Row of the second; else as --where.")] = None,
 ) -> None:
     """Tell why two artifacts, results folders or rows differ; exit 1 if they do."""
     if where:
@@ -82,7 +79,9 @@ def export(
     checkpoints: Annotated[bool, typer.Option(help="Take models, checkpoints and datasets, too.")] = False,
 ) -> None:
     """Write a study as a Workflow Run RO-Crate."""
-    exporting.export(read_results(RESULTS), study, target, checkpoints)
+    from scripts.audit.export import export as write_crate
+
+    write_crate(read_results(RESULTS), study, target, checkpoints)
 
 
 @app.command()

@@ -24,7 +24,6 @@ from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
 from scripts.run.record import again, made_by, record_path, self_digest
-from scripts.score._table import KEPT
 from scripts.table import read_rows
 
 ALTERED, MISSING = "altered", "missing"
@@ -238,6 +237,8 @@ def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:
 
 def _copied(results: Results, name: str, record: dict) -> Iterator[Cause]:
     """Scores of other samples than were generated."""
+    from scripts.score._table import KEPT  # with which comes all of math-verify
+
     samples = next(source for source in record["inputs"] if source.startswith("results/generate/"))
     benchmark = record["wildcards"]["benchmark"]
     generated = pq.read_table(results.path(samples), columns=KEPT, filters=[("benchmark", "==", benchmark)])

@@ -62,7 +62,6 @@ def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict
             "code": {path: sha256(Path(path)) for path in code_files(module)},
             "facts": {},
         },
-        seconds=0.0,
     )
     if revision := parameters.get("settings", {}).get("revision"):
         _current["record"]["sources"]["/".join([rule, *wildcards.values()])] = revision
@@ -72,10 +71,12 @@ def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict
 
 def add_inputs(paths: list[Path]) -> None:
     """Add inputs, also those that the command line names only by their folder, and the revisions behind them."""
+    began = time.monotonic()
     for path in paths:
         _current["record"]["inputs"][_shown(str(path))] = digest(path)
         if (made := record_path(path)).exists():
             _current["record"]["sources"].update(json.loads(made.read_text()).get("sources", {}))
+    _current["seconds"] = _current.get("seconds", 0.0) + time.monotonic() - began
 
 
 def run() -> dict[str, Any]:
