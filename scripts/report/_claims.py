@@ -56,7 +56,7 @@ def stem(scheme: str) -> str:
     return re.sub(r"-(r\d+|after-bias|4k)(?=-|$)", "", scheme)
 
 
-# Where the interval of the median must lie.
+# Where the whole interval must lie.
 
 
 def at_least(boundary: float) -> Rule:
