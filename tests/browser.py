@@ -31,6 +31,7 @@ def opened(browser: Browser, page: Path, fragment: str = "", **options: object) 
     """The page in a window of its own; afterwards it must have said nothing and asked nobody."""
     context = browser.new_context(**{"viewport": DESKTOP} | options)
     view = context.new_page()
+    view.set_default_timeout(10_000)
     said, asked = [], []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))

@@ -397,6 +397,13 @@ def test_formulas_are_drawn_and_prices_are_not():
     assert "<msup>" in to_html("thus $x^2$.")
     assert 'display="block"' in to_html(r"\[ x = 1 \]")
     assert "menclose" in to_html(r"\boxed{\frac{1}{2}}")
+    for styled in (
+        r"\(\href{javascript:x}{y}\)",
+        r"\(\style{color:red}{y}\)",
+        r"\(\class{list}{y}\)",
+        r"\(\text{<b>}\)",
+    ):
+        assert "<math" not in to_html(styled)
     assert to_html("it costs $5 and $6") == "it costs $5 and $6"
     assert to_html(r"$\frac{$") == r"$\frac{$"
     assert to_html("$" + "{" * 900 + "$").startswith("${{{")  # deeper than latex2mathml can go
