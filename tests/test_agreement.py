@@ -67,10 +67,9 @@ def quantized(folder: Path, model: PreTrainedModel, schemes: list[str], *, learn
     pq.write_table(pa.table({"input_ids": CALIBRATION}), calibration)
     for scheme in schemes:
         settings = (SCHEMES | EXACT)[scheme]
-        if (
-            "epochs" in settings and not learned
-        ):  # what is learned need not be good; nine heads have three groups; and with another
-            # seed a value of the token that begins all sequences may lie on the edge between two of the grid
+        if "epochs" in settings and not learned:
+            # What is learned need not be good; nine heads have three groups; and with another seed a value of the
+            # token that begins all sequences may lie on the edge between two of the grid.
             row_groups = math.gcd(model.config.num_attention_heads, 6)
             settings = settings | {"epochs": 1, "row_groups": row_groups, "seed": 10}
         module = import_module(f"scripts.quantize.{scheme.split('/')[0]}")
