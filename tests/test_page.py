@@ -203,7 +203,8 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, page: Pa
     with opened(browser, page, viewport=PHONE, is_mobile=True, has_touch=True) as view:
         see_all(view)
         assert view.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        assert view.locator("[data-chart=drops] svg").bounding_box()["width"] <= PHONE["width"]
+        for chart in ("pareto", "drops"):
+            assert view.locator(f"[data-chart={chart}] svg").bounding_box()["width"] <= PHONE["width"]
         view.locator(".list > div").first.tap()
         for pane in view.locator(".pair article").all():
             assert pane.bounding_box()["width"] > 0.8 * PHONE["width"]
