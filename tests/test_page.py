@@ -290,7 +290,7 @@ def hostile(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [
             sys.executable, "-m", "scripts.report.explorer", "--samples", f"{REPORT}/samples.parquet",
-            "--generate", "results/generate", "--questions", "results/questions", "--study", "tiny",
+            "--generate", "results/generate", "--questions", "results/questions",
             "--manifest", f"{REPORT}/explorer/manifest.json", "--files", f"{REPORT}/explorer/files",
         ],
         cwd=copy.root, check=True,
