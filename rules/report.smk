@@ -141,7 +141,7 @@ rule explorer:
         "results/timings/report/{study}/explorer.tsv"
     resources:
         mem_mb=8000,
-        runtime=120,
+        runtime=600,
     shell:
         "python -m scripts.report.explorer"
         " --samples {input.samples:q}"

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
+from scripts.report._charts import pareto
 from scripts.report._html import ATTRIBUTES, ELEMENTS, LIMIT, shorten, to_html
 from scripts.report.explorer import PIECE, output_html, split
 from tests.browser import PHONE, chromium, opened, see_all
@@ -370,6 +371,22 @@ def test_page_and_figures_are_made_again_in_equal_bytes(built: Copy):
     targets = [f"{REPORT}/{name}" for name in ("index.html", "figures/drops.svg", "explorer/manifest.json")]
     built.build("--forcerun", "page", "figures", "explorer", "--", *targets)
     assert {path: path.read_bytes() for path in made} == before
+
+
+def test_the_line_joins_what_no_smaller_checkpoint_beats():
+    sizes, accuracies = [1, 2, 2, 4, 8, 16], [50, 40, 60, 60, 70, 69]
+    rows = [
+        {"model": "m", "quantizer": "rtn", "scheme": f"w{i}", "weight_bytes": 1e6 * size, "accuracy": accuracy,
+         "weight_bits": 4, "activation_bits": None, "kv_bits": None}
+        for i, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
+    ]  # fmt: skip
+    spec = pareto(pd.DataFrame(rows)).to_dict()
+    line = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")
+    assert [(row["size"], row["accuracy"]) for row in spec["datasets"][line["data"]["name"]]] == [
+        (1, 50),
+        (2, 60),
+        (8, 70),
+    ]
 
 
 def test_figures_are_what_their_names_say(built: Copy):
