@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 import urllib3
+import yaml
 from requests.adapters import BaseAdapter
 from requests_cache import CachedSession
 from rich.console import Console
@@ -395,6 +396,8 @@ def test_a_row_is_rebuilt_in_a_fresh_folder_with_the_recorded_value(study: Path,
     (row,) = select(Path(ACCURACY), where)
     for column in ("accuracy", "mean_tokens"):
         assert f"{column}: {row[column]} recorded, {row[column]} rebuilt\n" in done.stdout
+    (suite,) = yaml.safe_load((tmp_path / "again/config/reproduce.yaml").read_text())["suites"].values()
+    assert (suite["benchmarks"], suite["seeds"]) == (["addition"], [42])
     made = read_results(tmp_path / "again/results")
     assert {entry["wildcards"].get("scheme") for entry in made.records.values()} == {"full", None}
     assert not (tmp_path / "again/results/questions/multiplication.parquet").exists()

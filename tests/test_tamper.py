@@ -337,6 +337,13 @@ def test_a_table_may_be_made_from_records_and_timings(study: Path):
     assert [cause.kind for cause in causes(SUMMARY)] == [CHANGED]
 
 
+def test_a_forged_command_writes_nothing(study: Path):
+    command = read_record(SUMMARY)["command"]
+    forge(SUMMARY, command=["results/report/tiny/other.parquet" if word == SUMMARY else word for word in command])
+    assert [(cause.kind, cause.name) for cause in causes()] == [(ALTERED, SUMMARY)]
+    assert not Path("results/report/tiny/other.parquet").exists()
+
+
 def test_only_what_an_artifact_goes_back_to_is_verified(study: Path):
     flip(OTHER_SCORES)
     assert causes(SCORES) == []
