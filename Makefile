@@ -9,7 +9,8 @@ TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-quantize env check lock retrain lint format docs clean
+.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-slurm \
+	env check lock retrain lint format docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,7 +25,7 @@ test: env ## run the tests
 plan: env ## jobs, GPU hours and disk of a study: make plan CONFIG=config/paper.yaml
 	@python -m scripts.run.plan $(CONFIG)
 
-faults: env ## disturb the tiny study in every way, count what is lost and repeated (about 25 minutes)
+faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1
 
 bench-generate: env ## measure generating, the store and planning side by side with the bare thing (about 20 minutes)
@@ -33,8 +34,14 @@ bench-generate: env ## measure generating, the store and planning side by side w
 bench-plugin: env ## measure how fast vLLM serves through the plugin, beside full precision
 	@python -m tests.bench.plugin
 
+bench-slurm: env ## measure what a Slurm of one node adds to a study's time (about 5 minutes)
+	@python -m tests.bench.slurm
+
 bench-agreement: env ## KL of each scheme on the tiny reasoners; vLLM on one and two ranks beside the quantizers' own models
 	@python -m tests.bench.agreement
+
+bench-page: env ## measure making and opening the page of a study of 100,000 samples (about 10 minutes)
+	@python -m tests.bench.page
 
 bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ core beside GPTQModel
 	@python -m tests.bench.quantize
@@ -71,7 +78,7 @@ format: env ## format Python and Snakemake files
 	ruff format .
 	snakefmt Snakefile rules
 
-docs: env ## write config/README.md from the schemas
+docs: env ## write config/README.md and scripts/report/README.md from the schemas
 	python -m scripts.run.describe
 
 clean: ## remove everything made (not the environment)

@@ -25,8 +25,6 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        expand(
-            "results/report/{study}/{table}.parquet",
-            study=study_config.studies,
-            table=["accuracy", "summary"],
-        ),
+        expand("results/report/{study}/{table}.parquet", study=study_config.studies, table=TABLES),
+        expand("results/report/{study}/summary.{form}", study=study_config.studies, form=["md", "tex"]),
+        expand("results/report/{study}/{page}", study=study_config.studies, page=PAGES),

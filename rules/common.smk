@@ -290,12 +290,25 @@ def score_options(wildcards):
 
 # report
 
+TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
+TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings", "paper"]
+FIGURES = ["pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds"]
+PAGES = ["index.html", "explorer/manifest.json", *(f"figures/{name}.svg" for name in FIGURES)]
+
 
 def study_scores(wildcards):
     return [
         f"results/score/{model}/{scheme}/{benchmark}.parquet"
         for model, scheme in study_config.cells(wildcards.study)
         for benchmark in study_config.benchmarks(wildcards.study)
+    ]
+
+
+def study_samples(wildcards):
+    return [
+        f"results/generate/{model}/{scheme}/{suite}.parquet"
+        for model, scheme in study_config.cells(wildcards.study)
+        for suite in study_config.studies[wildcards.study]["suites"]
     ]
 
 
@@ -311,5 +324,43 @@ def study_settings(wildcards):
                 benchmark: study_config.suites[suite]["seeds"]
                 for benchmark, suite in study_config.benchmarks(wildcards.study).items()
             },
+        }
+    )
+
+
+def study_schemes(study):
+    return {scheme: study_config.schemes[scheme] for _, scheme in study_config.cells(study)}
+
+
+def ablation_settings(wildcards):
+    return json.dumps({"schemes": study_schemes(wildcards.study)})
+
+
+def study_manifests(wildcards):
+    return [f"results/quantize/{model}/{scheme}/manifest.json" for model, scheme in study_config.cells(wildcards.study)]
+
+
+def efficiency_settings(wildcards):
+    names = ("dtype", "parameters", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim")
+    models = {model: study_config.models[model] for model, _ in study_config.cells(wildcards.study)}
+    return json.dumps(
+        {
+            "suites": study_config.studies[wildcards.study]["suites"],
+            "models": {model: {name: facts[name] for name in names} for model, facts in models.items()},
+            "schemes": study_schemes(wildcards.study),
+        }
+    )
+
+
+def finding_settings(wildcards):
+    with open("resources/paper/tables.csv") as stream:
+        papers = {line.split(",")[0] for line in stream} & set(study_config.models)
+    models = papers | {model for model, _ in study_config.cells(wildcards.study)}
+    facts = ("parameters", "origin", "key_bias")
+    return json.dumps(
+        {
+            "models": {model: {name: study_config.models[model][name] for name in facts} for model in sorted(models)},
+            "schemes": study_schemes(wildcards.study),
+            "own_reasoning": sorted(name for name, corpus in study_config.corpora.items() if "suite" in corpus),
         }
     )

@@ -31,17 +31,17 @@ SAMPLE_COLUMNS = [
 ]
 
 
-def write_table(path: Path, rows: list[dict], schema: pa.Schema) -> None:
-    """Write rows of exactly the schema's columns; the file's metadata says what made it.
+def write_table(path: Path, rows: list[dict] | pa.Table, schema: pa.Schema) -> None:
+    """Write rows, or a table, of exactly the schema's columns; the file's metadata says what made it.
 
     Raises:
-        ValueError: a row lacks a column or has one too many.
+        ValueError: a row, or the table, lacks a column or has one too many.
     """
-    for row in rows:
-        if row.keys() != set(schema.names):
-            raise ValueError(f"{path}: columns {sorted(row)} are not those of the schema, {sorted(schema.names)}")
-    table = pa.Table.from_pylist(rows, schema=schema)
-    table = table.replace_schema_metadata({"made_by": json.dumps(identity(), sort_keys=True)})
+    for names in [rows.column_names] if isinstance(rows, pa.Table) else rows:
+        if set(names) != set(schema.names):
+            raise ValueError(f"{path}: columns {sorted(names)} are not those of the schema, {sorted(schema.names)}")
+    table = rows.select(schema.names) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema)
+    table = table.cast(schema).replace_schema_metadata({"made_by": json.dumps(identity(), sort_keys=True)})
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 

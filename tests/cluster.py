@@ -38,18 +38,24 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
-ReturnToService=2
+ReturnToService=1
 MinJobAge=3600
 KillWait=30
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES
 PartitionName=gpu Nodes={host}
+PartitionName=urgent Nodes={host} PriorityTier=2
 """
 
 
 class Cluster:
-    """One node, two partitions (`cpu`, `gpu`), two GPUs that are device files with nothing behind."""
+    """One node with two GPUs that are device files with nothing behind.
+
+    Of its partitions `cpu`, `gpu` and `urgent` the last takes what it needs from jobs of the others.
+    """
 
     def __init__(self, state: Path) -> None:
         self.state = state

@@ -1,5 +1,6 @@
 """Jobs of one machine never share a GPU, and a job that would run something else than was planned stops."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from scripts.run.errors import UserError
 from scripts.run.planned import VARIABLE, check_planned, packages_digest
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Copy
 
 STAGE = "import os, sys, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(float(sys.argv[1]))"
 
@@ -94,3 +95,17 @@ def test_other_packages_are_refused_with_both_digests(planned: Path, monkeypatch
     monkeypatch.setenv(VARIABLE, "0" * 64)
     with pytest.raises(UserError, match=rf"have the digest {packages_digest()}, those .* planned with 0{{64}}"):
         check_planned("stage")
+
+
+def test_the_workstation_profile_keeps_jobs_apart(copy: Copy, tmp_path: Path):
+    """Two jobs start at once, for snakemake was told of eight GPUs; there is one, so the second waits for the first."""
+    targets = [f"results/quantize/tiny-qwen-s/rtn/{scheme}/manifest.json" for scheme in ("w3", "w2g32")]
+    done = copy.snakemake(
+        "--profile", "profiles/workstation", "--", *targets, CUDA_VISIBLE_DEVICES="0", TMPDIR=str(tmp_path)
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads((copy.root / target).with_name("record.json").read_text()) for target in targets]
+    first, second = sorted((record["start"], record["end"]) for record in records)
+    assert first[1] < second[0]
+    logs = [copy.root / f"results/logs/quantize/tiny-qwen-s/rtn/{scheme}.log" for scheme in ("w3", "w2g32")]
+    assert [path for path in logs if "waits for 1 of the GPUs 0" in path.read_text()]

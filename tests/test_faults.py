@@ -30,8 +30,10 @@ CELL = "tiny-qwen-s/rtn/w3"
 ARTIFACT = f"results/generate/{CELL}/arithmetic.parquet"
 SHARD = f"results/quantize/{CELL}/checkpoint/model.safetensors"
 SAMPLES = "results/store/samples"
-TABLES = [f"results/report/tiny/{name}.parquet" for name in ("accuracy", "summary")]
+# These two stand for all.
+TABLES = [f"results/report/tiny/{name}.parquet" for name in ("summary", "drops")]
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", "--cores", "2")
+BUILD = (*SNAKEMAKE, "--", *TABLES)
 GRID = [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}]
 SUITE = TINY_STUDY["suites"]["arithmetic"] | {"benchmarks": ["addition"], "seeds": [42, 43, 44, 45]}
 STUDY = {
@@ -42,7 +44,8 @@ STUDY = {
 EDITS = {
     "FLUSH_SECONDS = 20": "FLUSH_SECONDS = 1",
     "        self.samples[sample] = row\n": "        self.samples[sample] = row\n"
-    '        with open("finished.txt", "a") as witness:\n            witness.write(sample + "\\n")\n',
+    '        with open("finished.txt", "a") as witness:\n            witness.write(sample + "\\n")\n'
+    '        time.sleep(0.2 * os.path.exists("slow"))\n',
 }
 
 
@@ -58,6 +61,9 @@ class Watched(Copy):
             assert old in source
             source = source.replace(old, new)
         path.write_text(source)
+
+    def build(self, *arguments: str) -> None:
+        super().build(*arguments, "--", *TABLES)
 
     def finished(self) -> Counter:
         """How often the engine finished each sample."""
@@ -179,7 +185,7 @@ def test_engine_killed(study: Watched, recovers: Callable):
 
 def test_snakemake_killed(study: Watched, recovers: Callable):
     """Its job goes on; the job that a new snakemake starts waits for it instead of doing the same."""
-    process = study.start(*SNAKEMAKE)
+    process = study.start(*BUILD)
     study.wait_for(lambda: study.finished().total() > 0)
     process.kill()
     process.wait()
@@ -199,7 +205,7 @@ def in_namespace(study: Watched, script: str) -> None:
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         assert "CI" not in os.environ, "unshare -rm does not work here"
         pytest.skip("unshare -rm does not work here")
-    assert study.start("unshare", "-rm", "bash", "-euc", script, "-", *SNAKEMAKE).wait(120) == 0, study.output()
+    assert study.start("unshare", "-rm", "bash", "-euc", script, "-", *BUILD).wait(120) == 0, study.output()
 
 
 def test_disk_full(study: Watched, recovers: Callable):
@@ -266,7 +272,7 @@ def follow_cures(study: Watched) -> list[str]:
     deleted = []
     for _ in range(4):
         (study.root / "output.txt").write_text("")
-        if study.start(*SNAKEMAKE).wait(120) == 0:
+        if study.start(*BUILD).wait(120) == 0:
             return deleted
         assert "Traceback" not in study.output()
         path = re.search(r"error: .*: delete (\S+) and run again", study.output())[1]

@@ -76,7 +76,8 @@ def test_the_baseline_takes_no_disk(built: Copy):
 
 def test_every_artifact_has_a_complete_record(built: Copy):
     found = artifacts(built)
-    assert len(found) == 3 + 2 + 2 + 6 + 7 + 12 + 4  # questions, models, corpora, checkpoints, samples, scores, tables
+    # questions, models, corpora, checkpoints, samples, scores; tables and pieces of outputs of two studies
+    assert len(found) == 3 + 2 + 2 + 6 + 7 + 12 + 2 * (11 + 1)
     for path in found:
         record_path = path.with_suffix(".record.json") if path.suffix == ".parquet" else path.with_name("record.json")
         record = json.loads(record_path.read_text())
@@ -98,7 +99,7 @@ def test_a_record_says_what_only_the_stage_knows(built: Copy):
     assert record["wildcards"] == {"model": "tiny-qwen-s", "quantizer": "none", "scheme": "full", "suite": "arithmetic"}
     assert record["parameters"]["settings"]["seeds"] == [42, 43]
     assert record["parameters"]["settings"]["temperature"] == 0.6
-    report = json.loads((built.root / "results/report/tiny/accuracy.record.json").read_text())
+    report = json.loads((built.root / "results/report/tiny/samples.record.json").read_text())
     assert sum(name.startswith("results/score/") for name in report["inputs"]) == 6 * 2
 
 
@@ -122,7 +123,8 @@ def test_tables_made_again_from_the_samples_are_equal(built: Copy):
     """Scores and tables are functions of the samples: remade, they have the same bytes."""
     folder = built.root / "results/report/baselines"
     before = [sha256(path) for path in sorted(folder.glob("*.parquet"))]
-    built.build("--forcerun", "score", "--", "results/report/baselines/summary.parquet")
+    remade = [f"results/report/baselines/{name}.parquet" for name in ("summary", "drops", "difficulty", "findings")]
+    built.build("--forcerun", "score", "samples", "tables", "findings", "--", *remade)
     assert [sha256(path) for path in sorted(folder.glob("*.parquet"))] == before
     built.build()  # the other study's tables, which the remade scores are inputs of, too
 
@@ -157,7 +159,7 @@ def test_the_table_is_printed_with_the_place_of_its_files(built: Copy):
         cwd=built.root, check=True, capture_output=True, text=True, env=os.environ | {"PATH": built.path},
     )  # fmt: skip
     assert re.search(r"\| tiny-qwen-s +\| rtn/w2g32 +\| +\d+\.\d ± \d+\.\d", done.stdout)
-    assert "results/report/tiny/accuracy.parquet" in done.stdout
+    assert "results/report/tiny/*.parquet" in done.stdout
 
 
 @pytest.mark.parametrize("profile", ["slurm", "profiles/workstation"])
@@ -201,8 +203,19 @@ def test_the_readmes_quantizer_works_as_it_stands(built: Copy, copy: Copy):
     copy.write_config(config)
     done = copy.snakemake("--dry-run", "--quiet", "rules")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
-    once = ("code", "quantize", "generate", "accuracy", "summary", "all")
-    assert counts == dict.fromkeys(once, "1") | {"score": "2", "total": "8"}
+    once = (
+        "code",
+        "quantize",
+        "generate",
+        "samples",
+        "ablations",
+        "efficiency",
+        "findings",
+        "paper",
+        "headline",
+        "all",
+    )
+    assert counts == dict.fromkeys(once, "1") | {"score": "2", "tables": "6", "total": "18"}
     copy.build()
     rows = read_rows(copy.root / "results/report/tiny/accuracy.parquet")
     assert len(rows) == len(read_rows(built.root / "results/report/tiny/accuracy.parquet")) + 2 * 2

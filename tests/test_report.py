@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scripts.report import accuracy, summary
-from scripts.report._scores import read_scores
+from scripts.report.samples import collect
 from scripts.run import record
 from scripts.run.errors import UserError
 
@@ -25,7 +25,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
              ("rtn/w3", "easy"): (4, 3), ("rtn/w3", "hard"): (1, 0)}  # fmt: skip
     for benchmark in SETTINGS["benchmarks"]:
         (tmp_path / "questions").mkdir(exist_ok=True)
-        pd.DataFrame({"id": list("abcd")}).to_parquet(tmp_path / f"questions/{benchmark}.parquet")
+        pd.DataFrame({"id": list("abcd"), "level": ["1", "1", "2", ""], "subject": ["", "sums", "", ""]}).to_parquet(
+            tmp_path / f"questions/{benchmark}.parquet"
+        )
         for scheme in ("none/full", "rtn/w3"):
             quantizer, name = scheme.split("/")
             rows = [
@@ -47,10 +49,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def samples(results: Path) -> pd.DataFrame:
+    return collect(results / "score", results / "questions", "study", SETTINGS).to_pandas()
+
+
 def tables(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows = read_scores(results / "score", results / "questions", SETTINGS)
-    by_seed = accuracy.tabulate(rows, "study")
-    return by_seed, summary.summarize(by_seed)
+    rows = samples(results)
+    return accuracy.tabulate(rows), summary.summarize(rows)
 
 
 def test_accuracy_per_seed(results: Path):
@@ -95,8 +100,8 @@ def test_an_incomplete_or_mixed_cell_stops_the_report_by_name(results: Path, cas
 
 
 def test_one_seed_has_no_deviation_and_no_baseline_no_drop(results: Path):
-    by_seed, _ = tables(results)
-    one = by_seed[(by_seed["seed"] == 1) & (by_seed["scheme"] == "w3")]
+    rows = samples(results)
+    one = rows[(rows["seed"] == 1) & (rows["scheme"] == "w3")]
     table = summary.summarize(one)
     assert table["std"].isna().all()
     assert table["drop"].isna().all()

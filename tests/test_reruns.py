@@ -16,9 +16,21 @@ S_CELLS = {f"tiny-qwen-s/{scheme}" for scheme in ("none/full", "rtn/w3", "rtn/w2
 M_CELLS = {f"tiny-qwen-m/{scheme}" for scheme in ("none/full", "gptq/w2g32-plain")}
 CELLS = S_CELLS | M_CELLS
 BENCHMARKS = ("addition", "multiplication")
-TABLES = {"accuracy tiny", "summary tiny"}
-BASELINE_TABLES = {"accuracy baselines", "summary baselines"}
-REPORTS = TABLES | BASELINE_TABLES
+OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors")
+OTHERS = ("ablations", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
+
+
+def tables(study: str) -> set[str]:
+    return {f"samples {study}"} | {f"tables {study}/{table}" for table in OF_SAMPLES} | {f"{x} {study}" for x in OTHERS}
+
+
+TABLES = tables("tiny")
+REPORTS = TABLES | tables("baselines")
+
+
+def reports(*jobs: str) -> set[str]:
+    """Jobs of both studies, whose names stand for {}."""
+    return {job.format(study) for job in jobs for study in ("tiny", "baselines")}
 
 
 def quantize(cells: set[str]) -> set[str]:
@@ -128,8 +140,16 @@ CODE = {
     "scripts/generate/engine.py": OWN_REASONING | quantize({"tiny-qwen-s/gptq/w3g32"}) | answers(CELLS) | REPORTS,
     "scripts/score/addition.py": score(CELLS, ("addition",)) | REPORTS,
     "scripts/score/_math.py": score(CELLS) | REPORTS,
-    "scripts/report/accuracy.py": REPORTS,
-    "scripts/report/summary.py": {"summary tiny", "summary baselines"},
+    "scripts/report/samples.py": REPORTS,
+    "scripts/report/accuracy.py": reports(
+        "tables {}/accuracy", "tables {}/summary", "efficiency {}", "paper {}", "headline {}", "figures {}", "page {}"
+    ),
+    "scripts/report/drops.py": reports("tables {}/drops", "headline {}", "figures {}", "page {}"),
+    "scripts/report/findings.py": reports("findings {}", "page {}"),
+    "scripts/report/_charts.py": reports("figures {}", "page {}"),
+    "scripts/report/_html.py": reports("explorer {}"),
+    "scripts/report/_page/page.html": reports("page {}"),
+    "scripts/report/_page/explorer.js": reports("page {}"),
     "scripts/run/record.py": set(),
 }
 
@@ -217,7 +237,7 @@ def test_study_added(built: Copy):
         config["studies"]["another"] = config["studies"]["baselines"]
 
     with reconfigured(built, add):
-        assert plan(built) == {"accuracy another", "summary another"}
+        assert plan(built) == tables("another")
 
 
 def test_notes_of_a_model_changed(built: Copy):

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,15 +30,24 @@ OPTIONS = (
     "quantize:nodes=1", "quantize:tasks_per_gpu=0",
 )  # fmt: skip
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--profile", "slurm", *OPTIONS)
-GRID = [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}]
-SUITE = TINY_STUDY["suites"]["arithmetic"]
+STUDY = {
+    "studies": {
+        "tiny": {
+            "suites": ["arithmetic"],
+            "grid": [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}],
+        }
+    },
+    "suites": {"arithmetic": TINY_STUDY["suites"]["arithmetic"]},
+    "corpora": {},
+}
 
 
 class Study(Watched):
-    """A study on the cluster, in the repository's own config/config.yaml."""
+    """A study of two checkpoints on the cluster, in the repository's own config/config.yaml."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY))
         self.started: list[subprocess.Popen] = []
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
@@ -60,12 +68,27 @@ class Study(Watched):
     def generating(self) -> dict[str, str]:
         return self.jobs(JobState="RUNNING", Comment="rule_generate_.*")[0]
 
+    def flushed(self) -> set[str]:
+        """What was finished when the job was told to stop: all of it is stored. Goes on at full speed."""
+        (self.root / "slow").unlink()
+        assert "told to stop; what is finished is stored" in self.tail()
+        finished = set(self.finished())
+        assert finished <= self.stored()
+        return finished
+
     def tail(self) -> str:
         logs = sorted((self.root / "results/logs/slurm").rglob("*.log"))
         return "\n".join([self.output()[-6000:], *(path.read_text()[-2000:] for path in logs)])
 
     def finish(self, *arguments: str) -> None:
         assert self.start(*SNAKEMAKE, *arguments).wait(600) == 0, self.tail()
+
+
+def minutes(limit: str) -> int:
+    """Of what Slurm prints as `[days-]hours:minutes:seconds`."""
+    days, _, clock = limit.rpartition("-")
+    hours, passed, _ = clock.split(":")
+    return (int(days or 0) * 24 + int(hours)) * 60 + int(passed)
 
 
 @pytest.fixture(scope="module")
@@ -80,23 +103,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def ran(cluster: Cluster, built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def ran(cluster: Cluster, built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The study, run once on the cluster without interruption."""
     study = Study(tmp_path_factory.mktemp("ran") / "repository")
-    config = {
-        "studies": {"tiny": {"suites": ["arithmetic"], "grid": GRID}},
-        "suites": {"arithmetic": SUITE},
-        "corpora": {},
-    }
-    (study.root / "config/config.yaml").write_text(yaml.safe_dump(config))
-    started = time.monotonic()
-    try:
-        study.finish()
-        print(f"on Slurm: {time.monotonic() - started:.0f} s")
-        yield study
-    finally:
-        for process in study.started:
-            process.kill()
+    study.finish()
+    return study
 
 
 def test_results_equal_those_of_the_local_run(ran: Study, built: Copy):
@@ -138,16 +149,24 @@ def test_slurm_hands_out_the_gpu(ran: Study):
 
 
 @pytest.fixture
-def study(ran: Study) -> Study:
+def study(ran: Study) -> Iterator[Study]:
     """The study, one checkpoint of which has not been asked yet."""
-    asked = set(pq.read_table(ran.root / ARTIFACT, columns=["sample"])["sample"].to_pylist())
+    undisturbed = ran.root / "undisturbed.parquet"
+    if not undisturbed.exists():
+        (ran.root / ARTIFACT).rename(undisturbed)
+    (ran.root / ARTIFACT).unlink(missing_ok=True)
+    asked = set(pq.read_table(undisturbed, columns=["sample"])["sample"].to_pylist())
     for segment in segments(ran.root / SAMPLES):
         if asked & set(read_segment(segment)["sample"].to_pylist()):
             segment.unlink()
-    (ran.root / ARTIFACT).rename(ran.root / "undisturbed.parquet")
     for path in ("finished.txt", "output.txt"):
         (ran.root / path).write_text("")
-    return ran
+    (ran.root / "slow").touch()  # so that a fault meets the job at work, however fast the machine
+    yield ran
+    for process in ran.started:
+        process.kill()
+    slurm.output("scancel", "--user=root", "--full")
+    slurm.wait_for(lambda: not slurm.output("squeue", "--noheader"), 40)
 
 
 @pytest.fixture
@@ -170,13 +189,39 @@ def test_a_cancelled_job_flushes_and_goes_on(study: Study, recovered: Callable):
     job = study.generating()["JobId"]
     slurm.output("scancel", job)
     slurm.wait_for(lambda: study.jobs(JobId=job, JobState="CANCELLED"))
-    assert "told to stop; what is finished is stored" in study.tail()
-    before = set(study.finished())
-    assert before <= study.stored()
+    before = study.flushed()
     assert controller.wait(240) == 0, study.tail()
     again = study.jobs(Comment=f"rule_generate.*{CELL.replace('/', '_')}_arithmetic")[-1]
     assert again["MinMemoryNode"] == "8000M"  # the second attempt asks for more
     recovered("scancel of generate", before, set())
+
+
+@pytest.mark.campaign
+def test_a_preempted_job_flushes_and_is_requeued(study: Study, recovered: Callable):
+    """By a job of a partition of higher priority that wants all GPUs."""
+    controller = study.start(*SNAKEMAKE, "--", ARTIFACT)
+    study.wait_for(lambda: study.finished().total() > 100, 120)
+    job = study.generating()["JobId"]
+    slurm.output("sbatch", "--partition=urgent", f"--gpus={slurm.GPUS}", "--output=/dev/null", "--wrap=sleep 5")
+    slurm.wait_for(lambda: study.jobs(JobId=job, JobState="PENDING", Restarts="1"), 90)
+    before = study.flushed()
+    slurm.output("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would hold it back for two minutes
+    assert controller.wait(240) == 0, study.tail()
+    recovered("preemption", before, set())
+
+
+@pytest.mark.campaign
+def test_a_job_out_of_time_flushes_and_is_given_more(study: Study, recovered: Callable):
+    controller = study.start(*SNAKEMAKE, "--", ARTIFACT)
+    study.wait_for(lambda: study.finished().total() > 100, 120)
+    job = study.generating()
+    slurm.output("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
+    slurm.wait_for(lambda: study.jobs(JobId=job["JobId"], JobState="TIMEOUT"), 180)
+    before = study.flushed()
+    assert controller.wait(240) == 0, study.tail()
+    again = study.jobs(Comment=job["Comment"])[-1]
+    assert minutes(again["TimeLimit"]) == 2 * minutes(job["TimeLimit"])
+    recovered("time limit", before, set())
 
 
 @pytest.mark.campaign
@@ -186,7 +231,9 @@ def test_a_lost_node_requeues_its_job(study: Study, cluster: Cluster, recovered:
     job = study.generating()["JobId"]
     slurm.output("scontrol", "update", f"NodeName={cluster.host}", "State=DOWN", "Reason=test")
     slurm.wait_for(lambda: study.jobs(JobId=job, JobState="PENDING", Restarts="1"))
-    slurm.wait_for(lambda: not slurm.output("pgrep", "-f", f"scripts.generate.engine.*{study.root}"))
+    # A node that comes back while the step still ends would be drained, and the job held.
+    slurm.wait_for(lambda: not slurm.output("pgrep", "-f", rf"slurmstepd: \[{job}\."), 60)
+    (study.root / "slow").unlink()
     before = set(study.finished())
     lost = before - study.stored()
     slurm.output("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
@@ -204,6 +251,7 @@ def test_both_controllers_end_and_start_again(study: Study, cluster: Cluster, re
     killed.kill()
     killed.wait()
     before = set(study.finished())
+    (study.root / "slow").unlink()
     cluster.start_controller()
     assert study.start(*SNAKEMAKE, "--unlock").wait(60) == 0
     study.finish("--", ARTIFACT)

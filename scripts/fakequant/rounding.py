@@ -29,7 +29,7 @@ def asymmetric_grid(x: torch.Tensor, bits: int, clip: float | torch.Tensor = 1.0
     elif clip != 1:
         low, high = low * clip, high * clip
     scale = (high - low).div_(2**bits - 1)
-    scale = scale.masked_fill(scale == 0, 1)
+    scale.masked_fill_(scale == 0, 1)
     return scale, (low / scale).neg_().round_()
 
 
@@ -40,7 +40,7 @@ def symmetric_grid(x: torch.Tensor, bits: int, clip: float | torch.Tensor = 1.0)
     `clip` shrinks it, a tensor `(..., 1)` each by a share of its own.
     """
     scale = x.abs().amax(-1, keepdim=True) * clip / (2 ** (bits - 1) - 1)
-    scale = scale.masked_fill(scale == 0, 1)
+    scale.masked_fill_(scale == 0, 1)
     return scale, torch.full_like(scale, 2 ** (bits - 1))
 
 

@@ -123,11 +123,13 @@ def round_heads(
         query, key = _by_head(query, learned["query"]), _by_head(key, learned["key"])
     if keys and keys.get("hadamard"):
         query, key = hadamard_transform(query), hadamard_transform(key)
-    return (
-        query,
-        _round_cache(key, keys, learned.get("key_clip")),
-        _round_cache(value, values, learned.get("value_clip")),
-    )
+    clips = learned.get("key_clip"), learned.get("value_clip")
+    alike = (keys or {}) | {"hadamard": None} == (values or {}) | {"hadamard": None}
+    if alike and all(clip is None for clip in clips):
+        # One call for both: for a few tokens on a CPU a call costs more than its work.
+        both = _round_cache(torch.cat([key, value], -2), values, None)
+        return query, *both.split([key.shape[-2], value.shape[-2]], -2)
+    return query, _round_cache(key, keys, clips[0]), _round_cache(value, values, clips[1])
 
 
 def _round_cache(x: torch.Tensor, settings: dict[str, Any] | None, clip: torch.Tensor | None) -> torch.Tensor:

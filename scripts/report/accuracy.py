@@ -1,18 +1,15 @@
 """`accuracy.parquet`: one row per model, quantizer, scheme, benchmark and seed."""
 
-from pathlib import Path
-
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._scores import CELL, read_scores
-from scripts.run.stage import Output, Parameter, Settings, stage
-from scripts.table import BENCHMARK_COLUMN, CELL_COLUMNS, SEED_COLUMN, column, write_table
+from scripts.report._tables import CELL, STUDY_COLUMNS, write_frame
+from scripts.run.stage import Input, Output, stage
+from scripts.table import BENCHMARK_COLUMN, SEED_COLUMN, column
 
 SCHEMA = pa.schema(
     [
-        column("study", pa.string(), "name of the study"),
-        *CELL_COLUMNS,
+        *STUDY_COLUMNS,
         BENCHMARK_COLUMN,
         SEED_COLUMN,
         column("n", pa.int64(), "questions"),
@@ -26,28 +23,30 @@ SCHEMA = pa.schema(
         column("median_tokens", pa.float64(), "median length of the outputs in tokens"),
     ]
 )
+COUNTED = {"no_answer": "no_answer", "timeouts": "timeout", "errors": "error"}
 
 
-def tabulate(rows: pd.DataFrame, study: str) -> pd.DataFrame:
-    """One row per cell, benchmark and seed from one row per verdict."""
-    table = rows.groupby([*CELL, "benchmark", "seed"], sort=False).agg(
+def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, benchmark and seed from one row per sample."""
+    samples = samples.assign(
+        accuracy=100.0 * samples["correct"],
+        accuracy_final=100.0 * samples["correct_final"],
+        truncated=100.0 * (samples["finish_reason"] == "length"),
+        **{column: samples["status"] == status for column, status in COUNTED.items()},
+    )
+    groups = samples.groupby(["study", *CELL, "benchmark", "seed"], sort=False, as_index=False)
+    return groups.agg(
         n=("id", "size"),
-        accuracy=("correct", lambda c: 100 * c.mean()),
-        accuracy_final=("correct_final", lambda c: 100 * c.mean()),
-        truncated=("finish_reason", lambda r: 100 * (r == "length").mean()),
-        no_answer=("status", lambda s: (s == "no_answer").sum()),
-        timeouts=("status", lambda s: (s == "timeout").sum()),
-        errors=("status", lambda s: (s == "error").sum()),
+        **{column: (column, "mean") for column in ("accuracy", "accuracy_final", "truncated")},
+        **{column: (column, "sum") for column in COUNTED},
         mean_tokens=("output_tokens", "mean"),
         median_tokens=("output_tokens", "median"),
     )
-    return table.reset_index().assign(study=study)[SCHEMA.names]
 
 
 @stage
-def main(scores: Parameter, questions: Parameter, output: Output, study: Parameter, settings: Settings) -> None:
-    rows = read_scores(Path(scores), Path(questions), settings)
-    write_table(output, tabulate(rows, study).to_dict("records"), SCHEMA)
+def main(samples: Input, output: Output) -> None:
+    write_frame(output, tabulate(pd.read_parquet(samples)), SCHEMA)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print a study's accuracy table and say where its Parquet files lie.
+"""Print a study's headline table and say where its tables lie.
 
 python -m scripts.report.show results/report/default
 """
@@ -8,33 +8,37 @@ from pathlib import Path
 
 import pandas as pd
 import typer
-from rich.box import MARKDOWN
+from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scripts.report.summary import AVERAGE
+from scripts.report.headline import NOTE, headline
+
+COLOURS = {"lossless": "green", "fair": "yellow", "risky": "red", "undetermined": "cyan", "": "none"}
 
 
 def main(folder: Path) -> None:
-    if not (folder / "summary.parquet").exists():
-        sys.exit(f"error: no {folder / 'summary.parquet'}: run `snakemake --cores all` first")
-    summary = pd.read_parquet(folder / "summary.parquet")
-    benchmarks = list(dict.fromkeys(summary["benchmark"]))
-    table = Table(box=MARKDOWN)
-    for name in ("model", "quantizer/scheme"):
-        table.add_column(name, no_wrap=True)
-    for name in (*benchmarks, "drop"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for (model, quantizer, scheme), cell in summary.groupby(["model", "quantizer", "scheme"], sort=False):
-        rows = cell.set_index("benchmark")
-        values = [f"{rows['mean'][b]:.1f} ± {rows['std'][b]:.1f}" for b in benchmarks]
-        drop = rows["drop"][AVERAGE]
-        table.add_row(model, f"{quantizer}/{scheme}", *values, "" if scheme == "full" else f"{drop:+.1f}")
-    console = Console(width=200)
+    tables = [folder / f"{name}.parquet" for name in ("summary", "drops")]
+    for path in tables:
+        if not path.exists():
+            sys.exit(f"error: no {path}: run `snakemake --cores all` first")
+    rows = headline(*map(pd.read_parquet, tables))
+    terminal = sys.stdout.isatty()
+    console = Console(width=200, highlight=False)
+    table = Table(box=SIMPLE_HEAD if terminal else MARKDOWN)
+    for name in rows.columns:
+        table.add_column(
+            name, justify="left" if name in ("model", "quantizer/scheme", "class") else "right", no_wrap=True
+        )
+    followed = rows["model"] != rows["model"].shift(-1)
+    for row, last in zip(rows.itertuples(index=False), followed, strict=True):
+        colour = COLOURS[row[-1]]
+        *cells, drop, kind = row
+        table.add_row(*cells, f"[{colour}]{drop}", f"[{colour}]{kind}", end_section=bool(last) and terminal)
     console.print(table)
-    console.print("Accuracy in percent, mean ± standard deviation over seeds; drop of the average against none/full.")
-    for path in sorted(folder.glob("*.parquet")):
-        console.print(f"{path}", highlight=False)
+    console.print(NOTE)
+    console.print(f"Page: {folder}/index.html")
+    console.print(f"Tables, for pandas, DuckDB, polars: {folder}/*.parquet (what is in them: scripts/report/README.md)")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,33 @@
 """`summary.parquet`: mean and standard deviation over seeds, their average over benchmarks, and the drop.
 
 As in "Quantization Hurts Reasoning?" (arXiv 2504.04823): deviation with n - 1, Avg the plain mean of the benchmarks,
-Drop = Avg minus the Avg of the unquantized model.
+Drop = Avg minus the Avg of the unquantized model. Intervals of the drop stand in `drops.parquet`.
+A majority among programs, which are hardly ever written alike, comes out as the mean.
 """
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scripts.run.stage import Input, Output, Parameter, stage
-from scripts.table import CELL_COLUMNS, column, write_table
+from scripts.report._statistics import majority, pass_at_k
+from scripts.report._tables import (
+    AVERAGE,
+    BASELINE,
+    BENCHMARK_OR_AVERAGE,
+    CELL,
+    STUDY_COLUMNS,
+    by_question,
+    in_order,
+    write_frame,
+)
+from scripts.report.accuracy import tabulate
+from scripts.run.stage import Input, Output, stage
+from scripts.table import column
 
-AVERAGE = "avg"
 SCHEMA = pa.schema(
     [
-        column("study", pa.string(), "name of the study"),
-        *CELL_COLUMNS,
-        column("benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of all"),
+        *STUDY_COLUMNS,
+        BENCHMARK_OR_AVERAGE,
         column("seeds", pa.int64(), "number of seeds"),
         column("mean", pa.float64(), "mean accuracy over seeds, in percent"),
         column(
@@ -24,33 +36,55 @@ SCHEMA = pa.schema(
         column(
             "drop", pa.float64(), "mean minus the mean of none/full, in points; null where that is not in the study"
         ),
+        column(
+            "pass_k",
+            pa.float64(),
+            "share of questions that one of k samples gets right, k the number of seeds, in percent; null for one seed",
+        ),
+        column(
+            "majority",
+            pa.float64(),
+            "share of questions that the most frequent answer gets right, in percent; null for fewer than three seeds",
+        ),
     ]
 )
 
 
-def summarize(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """From one row per cell, benchmark and seed to one per cell and benchmark, `avg` last in each cell."""
-    cell = ["study", "model", "quantizer", "scheme"]
-    averages = accuracy.groupby([*cell, "seed"], sort=False, as_index=False)["accuracy"].mean()
-    both = pd.concat([accuracy, averages.assign(benchmark=AVERAGE)])
-    # By order of appearance: cells as in the study, benchmarks as in the suite.
-    order = {key: i for i, key in enumerate(accuracy[cell].itertuples(index=False, name=None))}
-    summary = both.groupby([*cell, "benchmark"], sort=False, as_index=False)["accuracy"].agg(
-        seeds="size", mean="mean", std="std"
+def summarize(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and benchmark, `avg` last in each cell, from one row per sample."""
+    keys = ["study", *CELL, "benchmark"]
+    by_seed = tabulate(samples)
+    averages = by_seed.groupby(["study", *CELL, "seed"], sort=False, as_index=False)["accuracy"].mean()
+    both = pd.concat([by_seed, averages.assign(benchmark=AVERAGE)])
+    table = both.groupby(keys, sort=False)["accuracy"].agg(seeds="size", mean="mean", std="std").reset_index()
+    table = table.merge(votes(samples), on=[*CELL, "benchmark"])
+    baselines = table[(table["quantizer"] == BASELINE[0]) & (table["scheme"] == BASELINE[1])]
+    baseline = baselines.set_index(["model", "benchmark"])["mean"]
+    drop = (
+        table["mean"].to_numpy() - baseline.reindex(pd.MultiIndex.from_frame(table[["model", "benchmark"]])).to_numpy()
     )
-    position = summary[cell].apply(lambda row: order[tuple(row)], axis=1)
-    summary = summary.assign(position=position).sort_values("position", kind="stable").drop(columns="position")
-    is_baseline = (summary["quantizer"] == "none") & (summary["scheme"] == "full")
-    baseline = summary[is_baseline].set_index(["study", "model", "benchmark"])["mean"]
-    keys = pd.MultiIndex.from_frame(summary[["study", "model", "benchmark"]])
-    return summary.assign(drop=summary["mean"].to_numpy() - baseline.reindex(keys).to_numpy())
+    return in_order(table.assign(drop=drop), samples[CELL].itertuples(index=False, name=None))[SCHEMA.names]
+
+
+def votes(samples: pd.DataFrame) -> pd.DataFrame:
+    """`pass_k` and `majority` in percent of each cell and benchmark, and their means over benchmarks."""
+    answers = by_question(samples, "extracted")
+    rows = []
+    for key, right in by_question(samples, "correct").items():
+        seeds = right.shape[1]
+        passed = pass_at_k(seeds, right.sum(axis=1), seeds).mean() if seeds > 1 else None
+        pairs = zip(answers[key], right, strict=True)
+        voted = np.mean([majority(*pair) for pair in pairs]) if seeds > 2 else None
+        rows.append((*key, passed, voted))
+    table = pd.DataFrame(rows, columns=[*CELL, "benchmark", "pass_k", "majority"])
+    table[["pass_k", "majority"]] = 100 * table[["pass_k", "majority"]].astype(float)
+    averages = table.groupby(CELL, sort=False, as_index=False)[["pass_k", "majority"]].mean()
+    return pd.concat([table, averages.assign(benchmark=AVERAGE)])
 
 
 @stage
-def main(accuracy: Input, output: Output, study: Parameter) -> None:
-    summary = summarize(pd.read_parquet(accuracy))
-    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    write_table(output, rows, SCHEMA)
+def main(samples: Input, output: Output) -> None:
+    write_frame(output, summarize(pd.read_parquet(samples)), SCHEMA)
 
 
 if __name__ == "__main__":

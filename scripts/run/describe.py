@@ -1,9 +1,12 @@
-"""Write config/README.md from the schemas: python -m scripts.run.describe"""
+"""Write config/README.md and scripts/report/README.md from the schemas: python -m scripts.run.describe"""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from scripts.run.config import SCHEMAS
@@ -20,6 +23,13 @@ Every key of the files in this folder. Made from `schemas/` by `make docs`; edit
 
 A study's config is one file: `config.yaml` by default, another with `snakemake --configfile FILE`. Unknown keys and
 names, and all else that can be wrong, are refused before any work is spent.
+"""
+
+TABLES = """# Tables
+
+What each Parquet file below `results/report/{study}/` holds; pandas, pyarrow, DuckDB and polars read them as they are.
+Made from the schemas of the scripts beside this file by `make docs`; edit those, not this. Each file carries the
+meanings of its columns in its metadata.
 """
 
 
@@ -75,5 +85,22 @@ def document() -> str:
     return "\n".join(parts)
 
 
+def table_modules() -> dict[str, ModuleType]:
+    """The module of each table, by the table's name."""
+    names = sorted(path.stem for path in Path("scripts/report").glob("[a-z]*.py"))
+    modules = {name: importlib.import_module(f"scripts.report.{name}") for name in names}
+    return {name: module for name, module in modules.items() if isinstance(getattr(module, "SCHEMA", None), pa.Schema)}
+
+
+def tables() -> str:
+    parts = [TABLES]
+    for name, module in table_modules().items():
+        parts.append(f"## {name}\n\n{module.__doc__.strip()}\n")
+        lines = [f"| `{c.name}` | {c.type} | {c.metadata[b'meaning'].decode()} |" for c in module.SCHEMA]
+        parts.append("\n".join(["| column | type | meaning |", "|---|---|---|", *lines]) + "\n")
+    return "\n".join(parts)
+
+
 if __name__ == "__main__":
     Path("config/README.md").write_text(document())
+    Path("scripts/report/README.md").write_text(tables())

@@ -34,6 +34,7 @@ class Role(Enum):
 Input = Annotated[Path, typer.Option(exists=True), Role.INPUT]
 Inputs = Annotated[list[Path], typer.Argument(exists=True), Role.INPUT]
 Output = Annotated[Path, typer.Option(), Role.OUTPUT]
+Outputs = Annotated[list[Path], typer.Argument(), Role.OUTPUT]
 Parameter = Annotated[str, typer.Option(), Role.PARAMETER]
 Settings = Annotated[dict, typer.Option(parser=json.loads, metavar="JSON"), Role.PARAMETER]
 
@@ -57,8 +58,10 @@ def stage(main: Callable[..., None]) -> typer.Typer:
     @functools.wraps(main)
     def command(**arguments: Any) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-        inputs = [p for v in of(Role.INPUT, arguments).values() for p in (v if isinstance(v, list) else [v])]
-        outputs = list(of(Role.OUTPUT, arguments).values())
+        inputs, outputs = (
+            [path for value in of(role, arguments).values() for path in (value if isinstance(value, list) else [value])]
+            for role in (Role.INPUT, Role.OUTPUT)
+        )
         try:
             check_planned(module)
             record.start(module, inputs, outputs, of(Role.PARAMETER, arguments))

@@ -1,0 +1,60 @@
+// Draws the charts when they come into view, and anew when the model or the theme changes.
+"use strict";
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const NARROW = 600; // pixels
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function theme(room) {
+  const style = getComputedStyle(document.documentElement);
+  const [text, soft, line] = ["--text", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const labels = { labelColor: text, titleColor: soft };
+  return {
+    ...DATA.config,
+    background: null,
+    font: style.fontFamily,
+    axis: { ...DATA.config.axis, ...labels, gridColor: line },
+    legend: { ...DATA.config.legend, ...labels, symbolBaseFillColor: soft, columns: room < NARROW ? 2 : 4 },
+    title: { ...DATA.config.title, color: text },
+    text: { ...DATA.config.text, color: text },
+  };
+}
+
+// On a phone: what lies side by side goes below each other, each with its names; what is wide becomes as wide as the room.
+function fitted(spec, room) {
+  if (!spec || room >= NARROW) return spec;
+  if (!spec.hconcat) return { ...spec, width: room - 200 };
+  const { hconcat, ...rest } = JSON.parse(JSON.stringify(spec).replaceAll('"labels":false', '"labels":true'));
+  return { ...rest, vconcat: hconcat };
+}
+
+async function draw(figure) {
+  const chart = DATA.charts[figure.dataset.chart];
+  const model = document.querySelector("input[name=model]:checked").value;
+  const spec = fitted(chart[model] ?? chart.all, figure.clientWidth);
+  if (figure.view) figure.view.finalize();
+  figure.replaceChildren();
+  if (!spec) {
+    figure.textContent = "Nothing to show for this model.";
+    return;
+  }
+  // ast: expressions are interpreted, so that the page's policy can forbid eval.
+  const options = { actions: false, renderer: "svg", ast: true, config: theme(figure.clientWidth), tooltip: { theme: dark.matches ? "dark" : "light" } };
+  const place = figure.appendChild(document.createElement("div"));
+  figure.view = await vegaEmbed(place, spec, options);
+}
+
+const figures = [...document.querySelectorAll("figure[data-chart]")];
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
+      near.unobserve(target);
+      draw(target);
+    }
+  },
+  { rootMargin: "600px" },
+);
+const redraw = (which) => which.forEach((figure) => near.observe(figure));
+redraw(figures);
+dark.addEventListener("change", () => redraw(figures));
+document.querySelector(".models").addEventListener("change", () => redraw(figures.filter((figure) => !DATA.charts[figure.dataset.chart].all)));

@@ -1,0 +1,59 @@
+"""Two cells compared on the same questions and seeds, benchmark by benchmark and on average."""
+
+import numpy as np
+import pandas as pd
+
+from scripts.report._statistics import detectable, drop_replicates, interval, sign_test
+from scripts.report._tables import AVERAGE
+
+Cell = tuple[str, str, str]
+SUMMED = ["questions", "wins", "losses"]
+COLUMNS = ["pair", "benchmark", *SUMMED, "seeds", "first", "second", "difference", "low", "high", "p", "detectable"]
+
+
+def compare(right: dict[tuple[str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]]) -> pd.DataFrame:
+    """A row per pair and benchmark, `avg` last in each pair; `pair` is the position in `pairs`.
+
+    `first` and `second` are accuracies in percent, `difference` is second minus first, in points.
+
+    Args:
+        right: verdicts, `(questions, seeds)` of each cell and benchmark.
+    """
+    if not pairs:
+        return pd.DataFrame(columns=COLUMNS)
+    tables, replicates = [], []
+    for benchmark in dict.fromkeys(key[3] for key in right):
+        first, second = (
+            np.stack([right[*pair[side], benchmark].sum(axis=1) for pair in pairs], axis=1) for side in (0, 1)
+        )
+        questions, seeds = right[*pairs[0][0], benchmark].shape
+        replicates.append(drop_replicates(second - first, np.full(questions, seeds), benchmark))
+        table = pd.DataFrame(
+            {
+                "pair": range(len(pairs)),
+                "benchmark": benchmark,
+                "questions": questions,
+                "seeds": seeds,
+                "first": 100 * first.sum(axis=0) / (questions * seeds),
+                "second": 100 * second.sum(axis=0) / (questions * seeds),
+                "wins": (second > first).sum(axis=0),
+                "losses": (second < first).sum(axis=0),
+            }
+        )
+        tables.append(_with_interval(table, replicates[-1]))
+    groups = pd.concat(tables).groupby("pair", as_index=False)
+    means = groups[["seeds", "first", "second"]].mean().astype({"seeds": int})
+    average = means.merge(groups[SUMMED].sum(), on="pair").assign(benchmark=AVERAGE)
+    tables.append(_with_interval(average, np.mean(replicates, axis=0)))
+    return pd.concat(tables).sort_values("pair", kind="stable", ignore_index=True)[COLUMNS]
+
+
+def _with_interval(table: pd.DataFrame, replicates: np.ndarray) -> pd.DataFrame:
+    low, high = interval(replicates)
+    return table.assign(
+        difference=(table["second"] - table["first"]).round(9),
+        low=low,
+        high=high,
+        p=sign_test(table["wins"].to_numpy(), table["losses"].to_numpy()),
+        detectable=detectable(replicates),
+    )

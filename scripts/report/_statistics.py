@@ -1,0 +1,124 @@
+"""The statistics of all tables, as functions of arrays.
+
+Drops are paired: both cells have answered the same questions with the same seeds. Questions are what is drawn from a
+population; the seeds of a question hang together and stay together. Intervals cover 95 % (tests/test_statistics.py
+simulates studies and counts).
+"""
+
+import zlib
+from collections import Counter
+
+import numpy as np
+from scipy.special import bdtr, ndtri
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+POWER = 0.8
+LOSSLESS, FAIR = -1, -3  # lower boundaries of the classes, in points
+
+
+def resamples(weights: np.ndarray, draws: int, name: str) -> np.ndarray:
+    """How often each question stands in each of the samples drawn with replacement: `(RESAMPLES, questions)`.
+
+    Args:
+        weights: `(questions,)`, in proportion to which a question is drawn.
+        draws: questions in a sample.
+        name: of the benchmark; seeds the draws, so that all its cells meet the same samples, and two benchmarks
+            independent ones.
+    """
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    return generator.multinomial(draws, weights / weights.sum(), size=RESAMPLES)
+
+
+def drop_replicates(differences: np.ndarray, asked: np.ndarray, name: str) -> np.ndarray:
+    """Paired bootstrap of drops, `(RESAMPLES, cells)` in points.
+
+    To the questions come two halves of one: in one half one sample has turned right, in the other wrong. It is what
+    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions" (2005), add to the
+    counts of pairs: without it, where nearly all answers are right, a cell without a single flip would have an
+    interval without width.
+
+    Args:
+        differences: `(questions, cells)`, right answers minus those of the baseline, over all seeds of a question.
+        asked: `(questions,)`, samples of each question.
+        name: as in `resamples`.
+    """
+    questions, cells = differences.shape
+    counts = resamples(np.append(np.ones(questions), [0.5, 0.5]), questions, name).astype(float)
+    right = np.concatenate([differences, np.ones((1, cells)), -np.ones((1, cells))])
+    samples = np.append(asked, [asked.mean()] * 2)
+    return 100 * (counts @ right) / (counts @ samples)[:, None]
+
+
+def ratio_replicates(values: np.ndarray, baseline: np.ndarray, name: str) -> np.ndarray:
+    """Paired bootstrap of the ratio of means, `(RESAMPLES, cells)`.
+
+    Args:
+        values: `(questions, cells)`, sums over all seeds of a question.
+        baseline: the same of each cell's baseline.
+        name: as in `resamples`.
+    """
+    counts = resamples(np.ones(len(values)), len(values), name).astype(float)
+    return (counts @ values) / (counts @ baseline)
+
+
+def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of `(RESAMPLES, …)`: its lower and upper ends, rounded to a billionth."""
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(replicates, [tail, 100 - tail], axis=0)
+    return low.round(9), high.round(9)
+
+
+def sign_test(wins: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Exact two-sided p that a question turns right as easily as wrong; with one seed this is McNemar's test.
+
+    With several seeds a question counts as won where more of its samples are right than the baseline's, as lost where
+    fewer are; samples of one question are not independent, questions are.
+    """
+    flips = wins + losses
+    return np.minimum(1, 2 * bdtr(np.minimum(wins, losses).astype(float), flips, 0.5))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p corrected for the number of tests (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p, method="holm")[1] if len(p) else p
+
+
+def classify(low: float, high: float) -> str:
+    """lossless, fair or risky where the whole interval is; undetermined where it crosses a boundary."""
+    if low >= LOSSLESS:
+        return "lossless"
+    if high < FAIR:
+        return "risky"
+    return "fair" if low >= FAIR and high < LOSSLESS else "undetermined"
+
+
+def detectable(replicates: np.ndarray) -> np.ndarray:
+    """Smallest true drop, in points, that would be told from zero (two-sided, 5 %) in 80 % of such studies."""
+    return (ndtri(0.5 + LEVEL / 2) + ndtri(POWER)) * replicates.std(axis=0, ddof=1)
+
+
+def pass_at_k(samples: int, right: np.ndarray, k: int) -> np.ndarray:
+    """Probability that one of k samples, drawn without replacement from those of a question, is right.
+
+    The unbiased estimate of Chen et al., "Evaluating Large Language Models Trained on Code" (2021), Equation 1.
+
+    Args:
+        samples: samples of each question, at least k.
+        right: `(questions,)`, how many of them are right.
+    """
+    return 1 - np.prod([(samples - right - i) / (samples - i) for i in range(k)], axis=0).clip(min=0)
+
+
+def majority(answers: list[str | None], right: list[bool]) -> float:
+    """Probability that the most frequent answer to a question is right; answers as frequent as each other draw lots.
+
+    Outputs without an answer (None) do not vote. Answers vote together where they are written alike.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    most = max(votes.values(), default=0)
+    winners = [answer for answer, count in votes.items() if count == most]
+    truth = dict(zip(answers, right, strict=True))
+    return sum(truth[answer] for answer in winners) / len(winners) if winners else 0.0

@@ -1,0 +1,43 @@
+"""What the tables share: their first columns, and the samples of a study as one matrix per cell and benchmark."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from scripts.table import CELL_COLUMNS, column, write_table
+
+CELL = ["model", "quantizer", "scheme"]
+BASELINE = ("none", "full")
+AVERAGE = "avg"
+STUDY_COLUMNS = [column("study", pa.string(), "name of the study"), *CELL_COLUMNS]
+BENCHMARK_OR_AVERAGE = column("benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of all")
+
+
+def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write a table with the schema's columns in their order; NaN becomes null.
+
+    Raises:
+        ValueError: the frame lacks a column or has one too many.
+    """
+    write_table(path, pa.Table.from_pandas(frame, preserve_index=False), schema)
+
+
+def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, str], np.ndarray]:
+    """`(questions, seeds)` of a column for each model, quantizer, scheme and benchmark, in the study's order.
+
+    Questions and seeds are sorted, so that the same row and column of two cells are the same question and seed.
+    """
+    return {
+        key: rows.sort_values(["id", "seed"])[value].to_numpy().reshape(rows["id"].nunique(), -1)
+        for key, rows in samples.groupby([*CELL, "benchmark"], sort=False)
+    }
+
+
+def in_order(table: pd.DataFrame, cells: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
+    """The table's rows cell by cell; those of one cell keep their order."""
+    position = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+    found = [position[cell] for cell in table[CELL].itertuples(index=False, name=None)]
+    return table.iloc[np.argsort(found, kind="stable")]

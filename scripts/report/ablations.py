@@ -1,0 +1,77 @@
+"""`ablations.parquet`: what one setting does, from pairs of cells of a model that differ in nothing else.
+
+Two schemes of one quantizer are such a pair where their settings in config/quantizers.yaml, defaults merged in, differ
+in exactly one key. Schemes and not studies carry what differs: nothing that changes an artifact lives in a study alone,
+else one path would have two meanings. Both cells have answered the same questions with the same seeds and are paired
+like drops.
+"""
+
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from scripts.report._pairs import compare
+from scripts.report._tables import BENCHMARK_OR_AVERAGE, by_question, write_frame
+from scripts.run.stage import Input, Output, Settings, stage
+from scripts.table import column
+
+SCHEMA = pa.schema(
+    [
+        column("study", pa.string(), "name of the study"),
+        column("model", pa.string(), "name in config/models.tsv"),
+        column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
+        column("scheme_a", pa.string(), "the scheme that stands first in the study"),
+        column("scheme_b", pa.string(), "the other scheme"),
+        column("setting", pa.string(), "key of config/quantizers.yaml in which they differ, the only one"),
+        column("value_a", pa.string(), "its value in scheme_a; null: it has none"),
+        column("value_b", pa.string(), "its value in scheme_b; null: it has none"),
+        BENCHMARK_OR_AVERAGE,
+        column("accuracy_a", pa.float64(), "accuracy of scheme_a, in percent"),
+        column("accuracy_b", pa.float64(), "accuracy of scheme_b, in percent"),
+        column("difference", pa.float64(), "accuracy_b minus accuracy_a, in points"),
+        column("low", pa.float64(), "lower end of the difference's 95 % interval (paired bootstrap), in points"),
+        column("high", pa.float64(), "upper end of the difference's 95 % interval, in points"),
+        column("p", pa.float64(), "exact two-sided sign test over questions, not corrected for the number of pairs"),
+    ]
+)
+
+
+def setting_that_differs(a: dict[str, Any], b: dict[str, Any]) -> str | None:
+    """The only key in which two schemes differ; None where they differ in none or in several."""
+    keys = [key for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
+    return keys[0] if len(keys) == 1 else None
+
+
+def tabulate(samples: pd.DataFrame, schemes: dict[str, dict]) -> pd.DataFrame:
+    """One row per pair and benchmark, `avg` last in each pair.
+
+    Args:
+        samples: one row per sample.
+        schemes: "quantizer/scheme" → settings.
+    """
+    right = by_question(samples, "correct")
+    cells = dict.fromkeys(key[:3] for key in right)
+    found = []
+    for a, b in combinations(cells, 2):
+        of_a, of_b = (schemes[f"{quantizer}/{scheme}"] for _, quantizer, scheme in (a, b))
+        key = setting_that_differs(of_a, of_b) if a[:2] == b[:2] else None
+        if key:
+            values = [str(value) if (value := of.get(key)) is not None else None for of in (of_a, of_b)]
+            found.append((a, b, [*a, b[2], key, *values]))
+    names = ["model", "quantizer", "scheme_a", "scheme_b", "setting", "value_a", "value_b"]
+    pairs = compare(right, [(a, b) for a, b, _ in found])
+    keys = pd.DataFrame([found[pair][2] for pair in pairs["pair"]], columns=names, index=pairs.index)
+    pairs = pairs.rename(columns={"first": "accuracy_a", "second": "accuracy_b"})
+    return keys.join(pairs).assign(study=samples["study"].iloc[0])[SCHEMA.names]
+
+
+@stage
+def main(samples: Input, output: Output, settings: Settings) -> None:
+    columns = ["study", "model", "quantizer", "scheme", "benchmark", "id", "seed", "correct"]
+    write_frame(output, tabulate(pd.read_parquet(samples, columns=columns), settings["schemes"]), SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`drops.parquet`: what each cell loses against the baseline, paired by question and seed, and how sure that is.
+
+`drop` is accuracy minus baseline, as in the paper: a loss is negative. `avg` resamples within each benchmark and
+weighs benchmarks equally; its sign test pools the questions of all. p is corrected twice: over the cells for `avg`,
+over cells × benchmarks for the rest (`comparisons` says how many).
+"""
+
+import pandas as pd
+import pyarrow as pa
+
+from scripts.report._pairs import compare
+from scripts.report._statistics import classify, holm
+from scripts.report._tables import (
+    AVERAGE,
+    BASELINE,
+    BENCHMARK_OR_AVERAGE,
+    CELL,
+    STUDY_COLUMNS,
+    by_question,
+    write_frame,
+)
+from scripts.run.stage import Input, Output, stage
+from scripts.table import column
+
+SCHEMA = pa.schema(
+    [
+        *STUDY_COLUMNS,
+        BENCHMARK_OR_AVERAGE,
+        column("questions", pa.int64(), "questions that both have answered"),
+        column("seeds", pa.int64(), "answers to each question"),
+        column("baseline", pa.float64(), "accuracy of none/full, in percent"),
+        column("accuracy", pa.float64(), "accuracy of this cell, in percent"),
+        column("drop", pa.float64(), "accuracy minus baseline, in points: a loss is negative"),
+        column("low", pa.float64(), "lower end of the drop's 95 % interval (paired bootstrap), in points"),
+        column("high", pa.float64(), "upper end of the drop's 95 % interval, in points"),
+        column("wins", pa.int64(), "questions of which more samples are right than of the baseline's"),
+        column("losses", pa.int64(), "questions of which fewer samples are right than of the baseline's"),
+        column("p", pa.float64(), "exact two-sided sign test of wins against losses (one seed: McNemar's test)"),
+        column("p_adjusted", pa.float64(), "p corrected for the number of comparisons (Holm)"),
+        column("comparisons", pa.int64(), "tests among which p is corrected: all of avg, or all of single benchmarks"),
+        column(
+            "class",
+            pa.string(),
+            "where the whole interval is: lossless (from -1), fair (-3 to -1), risky (below -3); else undetermined",
+        ),
+        column("detectable", pa.float64(), "smallest loss that 80 % of such studies would tell from zero, in points"),
+    ]
+)
+
+
+def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell but the baseline's and benchmark, `avg` last in each cell, from one row per sample."""
+    right = by_question(samples, "correct")
+    cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
+    pairs = compare(right, [((cell[0], *BASELINE), cell) for cell in cells])
+    family = pairs.groupby(pairs["benchmark"] == AVERAGE)["p"]
+    pairs = pairs.assign(p_adjusted=family.transform(holm), comparisons=family.transform("size"))
+    classes = [classify(*ends) for ends in zip(pairs["low"], pairs["high"], strict=True)]
+    keys = pd.DataFrame([cells[pair] for pair in pairs["pair"]], columns=CELL, index=pairs.index)
+    names = {"first": "baseline", "second": "accuracy", "difference": "drop"}
+    table = keys.join(pairs.rename(columns=names)).assign(study=samples["study"].iloc[0], **{"class": classes})
+    return table[SCHEMA.names]
+
+
+@stage
+def main(samples: Input, output: Output) -> None:
+    columns = ["study", *CELL, "benchmark", "id", "seed", "correct"]
+    write_frame(output, tabulate(pd.read_parquet(samples, columns=columns)), SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

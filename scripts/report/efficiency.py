@@ -1,0 +1,133 @@
+"""`efficiency.parquet`: what each cell takes and how fast it ran, beside its accuracy.
+
+Nominal sizes are those that a packed checkpoint and cache would have: every method is served from dequantized weights
+with the same kernels, so speed here says nothing about the speed of packed kernels. Times are read from the records of
+`generate`: they differ from run to run, and only this table holds any. Where samples came from the store, only what
+was generated in the last run is timed (`generated`).
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from scripts.report._tables import AVERAGE, STUDY_COLUMNS, write_frame
+from scripts.run.errors import UserError
+from scripts.run.record import record_path
+from scripts.run.stage import Input, Inputs, Output, Settings, stage
+from scripts.table import column
+
+SCHEMA = pa.schema(
+    [
+        *STUDY_COLUMNS,
+        column("accuracy", pa.float64(), "mean over seeds and benchmarks, in percent"),
+        column("weight_bits", pa.float64(), "mean nominal bits of a weight of the decoder blocks' linear layers"),
+        column("activation_bits", pa.int64(), "bits of the inputs of linear layers; null: not rounded"),
+        column("kv_bits", pa.int64(), "bits of keys and values; null: not rounded"),
+        column(
+            "weight_bytes", pa.int64(), "nominal bytes of all weights: with scales, without zero points or transforms"
+        ),
+        column("disk_bytes", pa.int64(), "bytes of the checkpoint's files, with dequantized weights"),
+        column("kv_bytes", pa.float64(), "nominal bytes of keys and values of one token, scales of its groups counted"),
+        column("generated", pa.int64(), "samples that the last run generated; the others came from the store"),
+        column("tokens_per_second", pa.float64(), "output tokens per second of generating; null: none was generated"),
+        column("seconds", pa.float64(), "time of generating, in seconds; null: no sample was generated"),
+        column("wall_seconds", pa.float64(), "time of the whole job, start of the engine included, in seconds"),
+        column("device", pa.string(), "what it ran on: GPUs, or else the CPU"),
+    ]
+)
+SCALE_BITS = 16
+KV_GROUP = 128  # channels of a head that share a scale, at most
+MX_BITS, MX_BLOCK = 8, 32  # of MXFP4's shared exponents
+
+
+def linear_layers(facts: dict) -> list[tuple[int, int, bool]]:
+    """(in_features, out_features, row-parallel) of the seven linear layers of a decoder block."""
+    hidden, inner, head = facts["hidden_size"], facts["intermediate_size"], facts["head_dim"]
+    queries, keys = facts["heads"] * head, facts["kv_heads"] * head
+    return [
+        (hidden, queries, False), (hidden, keys, False), (hidden, keys, False), (queries, hidden, True),
+        (hidden, inner, False), (hidden, inner, False), (inner, hidden, True),
+    ]  # fmt: skip
+
+
+def weight_size(facts: dict, scheme: dict, mx: bool) -> tuple[float, int]:
+    """Mean bits of a weight of the linear layers, and bytes of all weights of the model."""
+    full = 32 if facts["dtype"] == "float32" else 16
+    weights = stored = 0
+    for inputs, outputs, row_parallel in linear_layers(facts):
+        weights += inputs * outputs
+        groups = inputs // MX_BLOCK
+        if not mx and "bits" in scheme:
+            per_channel = scheme.get("row_groups", 1) if row_parallel else 1
+            groups = per_channel if scheme["group_size"] == -1 else inputs // scheme["group_size"]
+        scales = outputs * groups * (MX_BITS if mx else SCALE_BITS) if "bits" in scheme else 0
+        stored += inputs * outputs * scheme.get("bits", full) + scales
+    others = facts["parameters"] - facts["layers"] * weights
+    return stored / weights, round((facts["layers"] * stored + others * full) / 8)
+
+
+def kv_size(facts: dict, scheme: dict, mx: bool) -> float:
+    """Bytes of one token's keys and values; keys on a static grid (`before_bias`) have no scales of their own."""
+    head, heads = facts["head_dim"], 2 * facts["layers"] * facts["kv_heads"]
+    if "kv_bits" not in scheme:
+        return heads * head * (4 if facts["dtype"] == "float32" else 2)
+    groups, bits = (head / MX_BLOCK, MX_BITS) if mx else (-(-head // KV_GROUP), SCALE_BITS)
+    scaled = heads / 2 if "before_bias" in scheme else heads
+    return (heads * head * scheme["kv_bits"] + scaled * groups * bits) / 8
+
+
+def timed(records: list[dict]) -> dict:
+    """The facts of a cell's `generate` records, one for each suite, added up."""
+    facts = [record["facts"] for record in records]
+    tokens, seconds = (sum(fact.get(key, 0) for fact in facts) for key in ("generated_tokens", "generation_seconds"))
+    return {
+        "generated": sum(fact["generated"] for fact in facts),
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "seconds": seconds or None,
+        "wall_seconds": sum(record["wall_seconds"] for record in records),
+        "device": " + ".join(dict.fromkeys(map(device, records))),
+    }
+
+
+def device(record: dict) -> str:
+    names = [gpu["name"] for gpu in record["gpus"]]
+    if names:
+        return " + ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
+    return f"{record['cpu']['model']}, {record['cpu']['cores']} cores"
+
+
+@stage
+def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) -> None:
+    """`settings`: `suites`, `models` (name → facts) and `schemes` ("quantizer/scheme" → settings)."""
+    averages = pd.read_parquet(summary)
+    averages = averages[averages["benchmark"] == AVERAGE]
+    rows = []
+    for cell, manifest in zip(averages.itertuples(index=False), manifests, strict=True):
+        facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
+        folder = Path("results/generate", cell.model, cell.quantizer, cell.scheme)
+        paths = [record_path(folder / f"{suite}.parquet") for suite in settings["suites"]]
+        for path in paths:
+            if not path.exists():
+                raise UserError(f"{path} is missing: delete {folder} and run again; finished samples are in the store")
+        mx = cell.quantizer == "mxfp4"
+        weight_bits, weight_bytes = weight_size(facts, scheme, mx)
+        rows.append(
+            {
+                **{name: getattr(cell, name) for name in ("study", "model", "quantizer", "scheme")},
+                "accuracy": cell.mean,
+                "weight_bits": weight_bits,
+                "activation_bits": scheme.get("activation_bits"),
+                "kv_bits": scheme.get("kv_bits"),
+                "weight_bytes": weight_bytes,
+                "disk_bytes": sum(file["bytes"] for file in json.loads(manifest.read_text())["files"].values()),
+                "kv_bytes": kv_size(facts, scheme, mx),
+                **timed([json.loads(path.read_text()) for path in paths]),
+            }
+        )
+    write_frame(output, pd.DataFrame(rows), SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`figures/`: the charts of a study, all models in each, as SVG and PNG for papers."""
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from scripts.report import _charts as charts
+from scripts.run.files import write_atomically
+from scripts.run.stage import Input, Outputs, Parameter, stage
+
+PIXELS_PER_INCH = 200
+
+
+def of_study(tables: dict[str, pd.DataFrame]) -> dict[str, alt.TopLevelMixin]:
+    """Each chart of the page by name, the models' below each other; one with nothing to show is left out."""
+    found: dict[str, list[alt.TopLevelMixin]] = {"pareto": [charts.pareto(tables["efficiency"])]}
+    for model in dict.fromkeys(tables["accuracy"]["model"]):
+        for name, chart in charts.of_model(tables, model).items():
+            found.setdefault(name, []).append(chart.properties(title=alt.Title(model, fontSize=14, frame="bounds")))
+    return {name: alt.vconcat(*parts, spacing=36).configure(**charts.CONFIG) for name, parts in found.items()}
+
+
+@stage
+def main(
+    accuracy: Input,
+    drops: Input,
+    lengths: Input,
+    difficulty: Input,
+    efficiency: Input,
+    study: Parameter,
+    figures: Outputs,
+) -> None:
+    paths = {
+        "accuracy": accuracy,
+        "drops": drops,
+        "lengths": lengths,
+        "difficulty": difficulty,
+        "efficiency": efficiency,
+    }
+    found = of_study({name: pd.read_parquet(path) for name, path in paths.items()})
+    nothing = alt.Chart(pd.DataFrame()).mark_text(text="nothing to show").configure(**charts.CONFIG)
+    for figure in figures:
+        spec = found.get(figure.stem, nothing).to_dict()
+        if figure.suffix == ".svg":
+            content = vl_convert.vegalite_to_svg(spec).encode()
+        else:
+            content = vl_convert.vegalite_to_png(spec, ppi=PIXELS_PER_INCH, scale=1)
+        write_atomically(figure, lambda path, content=content: path.write_bytes(content))
+
+
+if __name__ == "__main__":
+    main()

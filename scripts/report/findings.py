@@ -1,0 +1,115 @@
+"""`findings.parquet`: the claims of `_claims.py`, each judged on this study's cells and on the paper's own 117 rows.
+
+A claim is supported where the whole 95 % interval of its number is on its side of the boundary, contradicted where it
+is wholly on the other, not tested where nothing bears on it. In the study questions are drawn as for drops, the same
+for all cells. The paper's answers are not published: its means are drawn from normal distributions with the deviation
+over seeds, pooled over its rows, so that its questions are taken as given. That models and methods are few, and that
+one interval in twenty misses, is in neither.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from scripts.report._claims import CLAIMS, Claim, Evidence
+from scripts.report._statistics import RESAMPLES, drop_replicates, interval, ratio_replicates
+from scripts.report._tables import AVERAGE, BASELINE, CELL, by_question, write_frame
+from scripts.run.stage import Input, Output, Settings, stage
+from scripts.table import column
+
+SCHEMA = pa.schema(
+    [
+        column("study", pa.string(), "name of the study"),
+        column("claim", pa.string(), "short name of the claim"),
+        column("statement", pa.string(), "what is claimed (arXiv 2504.04823)"),
+        column("source", pa.string(), "whose rows judge it: study (this one) or paper (its 117)"),
+        column("test", pa.string(), "what the number is, its unit, and where it must lie"),
+        column("n", pa.int64(), "units: cells, or pairs of cells"),
+        column("value", pa.float64(), "median or mean over the units, as the test says; null: not tested"),
+        column("low", pa.float64(), "lower end of its 95 % interval"),
+        column("high", pa.float64(), "upper end of its 95 % interval"),
+        column("verdict", pa.string(), "supported, contradicted, undetermined or not tested"),
+        column("cells", pa.list_(pa.string()), "the units"),
+        column("exceptions", pa.list_(pa.string()), "units whose own interval contradicts the claim"),
+    ]
+)
+SEEDS = 3  # of the paper
+
+
+def of_study(samples: pd.DataFrame, settings: dict) -> Evidence:
+    """Drops and lengths with their replicates, from one row per sample."""
+    right, tokens = by_question(samples, "correct"), by_question(samples, "output_tokens")
+    cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
+    if not cells:
+        return Evidence([], np.empty((1 + RESAMPLES, 0, 1)), {}, None, **settings)
+    drops, ratios, baselines = [], [], {model: [] for model, *_ in cells}
+    for benchmark in samples["benchmark"].unique():
+        keys = [(*cell, benchmark) for cell in cells], [(cell[0], *BASELINE, benchmark) for cell in cells]
+        ours, theirs = (sums(right, part) for part in keys)
+        asked = np.full(*right[keys[0][0]].shape)
+        estimate = 100 * (ours - theirs).sum(axis=0) / asked.sum()
+        drops.append(np.vstack([estimate, drop_replicates(ours - theirs, asked, benchmark)]))
+        ours, theirs = (sums(tokens, part) for part in keys)
+        ratios.append(np.vstack([ours.sum(axis=0) / theirs.sum(axis=0), ratio_replicates(ours, theirs, benchmark)]))
+        for model, shares in baselines.items():
+            shares.append(100 * right[model, *BASELINE, benchmark].mean())
+    shares = {model: np.array(values) for model, values in baselines.items()}
+    return Evidence(cells, np.stack(drops, axis=2), shares, np.mean(ratios, axis=0), **settings)
+
+
+def sums(values: dict, keys: list[tuple[str, str, str, str]]) -> np.ndarray:
+    """`(questions, keys)`: over the seeds of each question."""
+    return np.stack([values[key].sum(axis=1) for key in keys], axis=1)
+
+
+def of_paper(rows: pd.DataFrame, settings: dict) -> Evidence:
+    """Drops with their replicates, from the paper's rows: mean and deviation of each cell and benchmark."""
+    rows = rows[rows["benchmark"] != AVERAGE]
+    means = rows.pivot_table(index=CELL, columns="benchmark", values="mean", sort=False)
+    pooled = (rows["std"] ** 2).groupby(rows["benchmark"]).mean()[means.columns].to_numpy() ** 0.5
+    noise = np.random.default_rng(zlib.crc32(b"paper")).normal(size=(RESAMPLES, *means.shape))
+    values = np.concatenate([np.zeros((1, *means.shape)), noise * pooled / SEEDS**0.5]) + means.to_numpy()
+    position = {cell: i for i, cell in enumerate(means.index)}
+    cells = [cell for cell in position if cell[1:] != BASELINE]
+    of_cells, of_baselines = [position[cell] for cell in cells], [position[cell[0], *BASELINE] for cell in cells]
+    baselines = {cell[0]: means.loc[cell].to_numpy() for cell in position if cell[1:] == BASELINE}
+    return Evidence(cells, values[:, of_cells] - values[:, of_baselines], baselines, None, **settings)
+
+
+def judge(claim: Claim, evidence: Evidence) -> dict:
+    """The columns of a claim that follow from the evidence."""
+    cells, units = claim.units(evidence)
+    if not cells:
+        empty = dict.fromkeys(("value", "low", "high"))
+        return {"n": 0, **empty, "verdict": "not tested", "cells": [], "exceptions": []}
+    number = claim.over(units, axis=1)
+    low, high = interval(number[1:])
+    verdicts = [claim.rule(*ends) for ends in zip(*interval(units[1:]), strict=True)]
+    return {
+        "n": len(cells), "value": float(number[0]), "low": float(low), "high": float(high),
+        "verdict": claim.rule(low, high), "cells": cells,
+        "exceptions": [cell for cell, verdict in zip(cells, verdicts, strict=True) if verdict == "contradicted"],
+    }  # fmt: skip
+
+
+def findings(study: str, sources: dict[str, Evidence]) -> Iterator[dict]:
+    for claim in CLAIMS:
+        for source, evidence in sources.items():
+            words = {"claim": claim.name, "statement": claim.statement, "test": claim.test}
+            yield {"study": study, **words, "source": source, **judge(claim, evidence)}
+
+
+@stage
+def main(samples: Input, paper: Input, output: Output, settings: Settings) -> None:
+    """`settings`: `models` (name → facts), `schemes` and `own_reasoning`, as in `Evidence`."""
+    rows = pd.read_parquet(samples)
+    nothing = {"schemes": {}, "own_reasoning": []}  # that the paper's rows would tell of calibration
+    sources = {"study": of_study(rows, settings), "paper": of_paper(pd.read_csv(paper), settings | nothing)}
+    write_frame(output, pd.DataFrame(findings(rows["study"].iloc[0], sources)), SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

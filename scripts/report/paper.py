@@ -1,0 +1,73 @@
+"""`paper.parquet`: this study's accuracies beside the published ones (arXiv 2504.04823), where both exist.
+
+Both have answered the same questions, so what parts two runs of the same thing is the chance in their samples. Ours is
+known by question: the variance of its answers over seeds (with one seed the binomial one, which is too large). The
+paper's is its deviation over three seeds, pooled over its 117 rows of the benchmark, for two degrees of freedom alone
+say little. `standard_error` is the root of the sum of both squares; `within` is true up to 1.96 of them.
+"""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from scripts.report._tables import AVERAGE, BENCHMARK_OR_AVERAGE, CELL, STUDY_COLUMNS, by_question, write_frame
+from scripts.run.stage import Input, Output, stage
+from scripts.table import column
+
+SCHEMA = pa.schema(
+    [
+        *STUDY_COLUMNS,
+        BENCHMARK_OR_AVERAGE,
+        column("questions", pa.int64(), "questions of this study"),
+        column("seeds", pa.int64(), "seeds of this study; the paper has three"),
+        column("mean", pa.float64(), "our mean accuracy over seeds, in percent"),
+        column("std", pa.float64(), "our standard deviation over seeds (n - 1), in points; null for one seed"),
+        column("paper_mean", pa.float64(), "the paper's mean accuracy, in percent"),
+        column("paper_std", pa.float64(), "the paper's standard deviation over seeds, in points"),
+        column("difference", pa.float64(), "our mean minus the paper's, in points"),
+        column("standard_error", pa.float64(), "of the difference, by chance in the samples of both, in points"),
+        column("within", pa.bool_(), "the difference is at most 1.96 standard errors"),
+    ]
+)
+SEEDS = 3  # of the paper
+
+
+def sampling_error(right: np.ndarray) -> float:
+    """Standard error in points of the accuracy over `(questions, seeds)` verdicts, the questions taken as given."""
+    questions, seeds = right.shape
+    variance = right.var(axis=1, ddof=1) if seeds > 1 else np.full(questions, right.mean() * (1 - right.mean()))
+    return float(100 * np.sqrt(variance.sum() / seeds) / questions)
+
+
+def compare(samples: pd.DataFrame, summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and benchmark of the study that the paper has too; `avg` where both average the same."""
+    keys = [*CELL, "benchmark"]
+    right = by_question(samples, "correct")
+    ours = pd.DataFrame(
+        [(*key, len(verdicts), sampling_error(verdicts)) for key, verdicts in right.items()],
+        columns=[*keys, "questions", "error"],
+    )
+    groups = ours.groupby(CELL, sort=False, as_index=False)
+    averages = groups.agg(questions=("questions", "sum"), error=("error", lambda e: np.sqrt((e**2).sum()) / len(e)))
+    pooled = (published["std"] ** 2).groupby(published["benchmark"]).mean().rename("variance").reset_index()
+    published = published.rename(columns={"mean": "paper_mean", "std": "paper_std"}).merge(pooled, on="benchmark")
+    both = pd.concat([ours, averages.assign(benchmark=AVERAGE)])
+    table = summary.merge(both, on=keys).merge(published.drop(columns="drop"), on=keys)
+    if set(ours["benchmark"]) | {AVERAGE} != set(published["benchmark"]):
+        table = table[table["benchmark"] != AVERAGE]
+    difference = table["mean"] - table["paper_mean"]
+    error = np.sqrt(table["error"] ** 2 + table["variance"] / SEEDS)
+    return table.assign(difference=difference, standard_error=error, within=difference.abs() <= 1.96 * error)[
+        SCHEMA.names
+    ]
+
+
+@stage
+def main(samples: Input, summary: Input, paper: Input, output: Output) -> None:
+    columns = [*CELL, "benchmark", "id", "seed", "correct"]
+    tables = pd.read_parquet(samples, columns=columns), pd.read_parquet(summary), pd.read_csv(paper)
+    write_frame(output, compare(*tables), SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

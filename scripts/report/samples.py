@@ -1,0 +1,70 @@
+"""`samples.parquet`: every question × seed × cell of a study with its verdict, complete or not at all.
+
+All other tables are made from it. Prompts and outputs stay in results/generate/, in rows with the same keys.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from scripts.run import record
+from scripts.run.errors import UserError
+from scripts.run.stage import Output, Parameter, Settings, stage
+from scripts.table import SAMPLE_COLUMNS, column, write_table
+
+SCHEMA = pa.schema(
+    [
+        column("study", pa.string(), "name of the study"),
+        *SAMPLE_COLUMNS,
+        column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
+        column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
+        column("extracted", pa.string(), "answer found in the whole output; null: none"),
+        column("correct", pa.bool_(), "the answer in the whole output is right (the paper's rule)"),
+        column("correct_final", pa.bool_(), "the answer behind </think> is right"),
+        column("status", pa.string(), "ok, no_answer, timeout, error, or how a program ended otherwise"),
+        column("finish_reason", pa.string(), "stop, or length: truncated"),
+        column("output_tokens", pa.int64(), "length of the output in tokens"),
+    ]
+)
+
+
+def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
+    """The rows of every score file of a study, in the study's order of cells and benchmarks.
+
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs) and `benchmarks` (name → seeds).
+
+    Raises:
+        UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
+    """
+    asked = {name: questions / f"{name}.parquet" for name in settings["benchmarks"]}
+    paths = [
+        (scores / model / scheme / f"{benchmark}.parquet", benchmark)
+        for (model, scheme), benchmark in product(settings["cells"], settings["benchmarks"])
+    ]
+    record.add_inputs([*asked.values(), *(path for path, _ in paths)])
+    columns = ["id", "level", "subject"]
+    known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
+    tables = []
+    for path, benchmark in paths:
+        frame, seeds = pd.read_parquet(path), settings["benchmarks"][benchmark]
+        expected = set(product(known[benchmark]["id"], seeds))
+        found = list(zip(frame["id"], frame["seed"], strict=True))
+        if len(found) != len(expected) or set(found) != expected:
+            raise UserError(
+                f"{path}: {len(found)} rows ({len(set(found))} different) where the study has {len(expected)} "
+                f"({len(known[benchmark])} questions × {len(seeds)} seeds); delete the file and run again"
+            )
+        frame = frame.drop(columns="level").merge(known[benchmark], on="id", validate="many_to_one").assign(study=study)
+        tables.append(pa.Table.from_pandas(frame[SCHEMA.names], SCHEMA, preserve_index=False))
+    return pa.concat_tables(tables)
+
+
+@stage
+def main(scores: Parameter, questions: Parameter, output: Output, study: Parameter, settings: Settings) -> None:
+    write_table(output, collect(Path(scores), Path(questions), study, settings), SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

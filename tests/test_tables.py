@@ -1,0 +1,404 @@
+"""The tables of a study: right by hand, documented, read by everyone, equal for equal inputs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from scripts.report import ablations, difficulty, drops, efficiency, errors, findings, headline, lengths, paper, summary
+from scripts.report._claims import CLAIMS, above, at_least, at_most, below, beyond, within
+from scripts.report._tables import write_frame
+from scripts.run import record
+from scripts.run.config import _read_models
+from scripts.run.describe import table_modules, tables
+from tests.conftest import ROOT, Copy
+
+CELLS = [("m", "none", "full"), ("m", "gptq", "w3"), ("m", "gptq", "w3-plain")]
+# benchmark → cell → right answers to the questions a, b, c, d in seed 1, then in seed 2
+RIGHT = {
+    "easy": ["1111 1111", "1111 1110", "1111 1111"],
+    "hard": ["1100 1110", "1000 0000", "0000 0011"],
+}
+PUBLISHED = pd.read_csv(ROOT / "resources/paper/tables.csv")
+
+
+def rows_of(right: dict[str, list[str]], cells: list[tuple[str, str, str]]) -> pd.DataFrame:
+    """Samples as `samples.parquet` has them, in its order."""
+    rows = []
+    for index, (model, quantizer, scheme) in enumerate(cells):
+        for benchmark, verdicts in right.items():
+            for seed, answers in enumerate(verdicts[index].split(), 1):
+                for question, verdict in zip("abcd", answers, strict=True):
+                    correct = verdict == "1"
+                    rows.append(
+                        {
+                            "study": "s", "model": model, "quantizer": quantizer, "scheme": scheme, "suite": "t",
+                            "benchmark": benchmark, "id": question, "seed": seed,
+                            "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
+                            "subject": None, "extracted": "right" if correct else f"wrong {question}",
+                            "correct": correct, "correct_final": correct,
+                            "status": "ok" if correct else "no_answer",
+                            "finish_reason": "stop" if question != "d" else "length",
+                            "output_tokens": (100 if correct else 200) * (1 + index),
+                        }
+                    )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def samples() -> pd.DataFrame:
+    return rows_of(RIGHT, CELLS)
+
+
+def test_drops_by_hand(samples: pd.DataFrame):
+    table = drops.tabulate(samples)
+    assert list(table.columns) == drops.SCHEMA.names
+    assert list(table["benchmark"]) == ["easy", "hard", "avg"] * 2
+    easy, hard, average = (row._asdict() for row in table[table["scheme"] == "w3"].drop(columns="class").itertuples())
+    assert (easy["questions"], easy["seeds"], average["questions"]) == (4, 2, 8)
+    assert (hard["baseline"], hard["accuracy"], hard["drop"]) == (62.5, 12.5, -50)
+    assert (average["baseline"], average["accuracy"], average["drop"]) == (81.25, 50, -31.25)
+    assert [(row["wins"], row["losses"]) for row in (easy, hard, average)] == [(0, 1), (0, 3), (0, 4)]
+    assert [row["p"] for row in (easy, hard, average)] == [1, 0.25, 0.125]
+    assert [row["comparisons"] for row in (easy, hard, average)] == [4, 4, 2]
+    assert average["p_adjusted"] == 0.25  # of two cells
+    for row in (easy, hard, average):
+        assert row["low"] <= row["drop"] <= row["high"]
+        assert row["detectable"] > 0
+    assert list(table["class"].unique()) == ["undetermined"]
+
+
+def test_drops_tell_lossless_from_risky():
+    flat = "1111 1111"
+    right = {f"b{i}": [flat, "0000 0000", flat] for i in range(2)}
+    frame = pd.concat(  # more questions, so that intervals are narrow
+        [rows_of(right, CELLS).assign(id=lambda f, i=i: f["id"] + str(i)) for i in range(60)]
+    )
+    classes = drops.tabulate(frame).set_index(["scheme", "benchmark"])["class"]
+    assert set(classes.loc["w3"]) == {"risky"}
+    assert set(classes.loc["w3-plain"]) == {"lossless"}
+
+
+def test_passes_and_votes():
+    three = {"easy": ["1110 1101 1100"], "hard": ["1000 0000 0000"]}
+    table = summary.summarize(rows_of(three, CELLS[:1])).set_index("benchmark")
+    assert list(table["pass_k"]) == [100, 25, 62.5]
+    # a and b are right thrice, c and d once and wrong twice in the same words
+    assert list(table["majority"]) == [50, 0, 25]
+    two = summary.summarize(rows_of(RIGHT, CELLS))
+    assert two["majority"].isna().all()
+    assert two["pass_k"].notna().all()
+
+
+def test_lengths_by_hand(samples: pd.DataFrame):
+    table = lengths.measure(samples).set_index(["scheme", "benchmark"])
+    row = table.loc[("w3", "hard")]
+    assert (row["mean"], row["median"], row["p90"], row["max"]) == (375, 400, 400, 400)
+    assert (row["mean_right"], row["mean_wrong"], row["truncated"]) == (200, 400, 25)
+    assert row["ratio"] == 375 / 137.5
+    assert row["low"] <= row["ratio"] <= row["high"]
+    assert table.loc["full", ["ratio", "low", "high"]].isna().all(axis=None)
+    assert np.isnan(table.loc[("full", "easy"), "mean_wrong"])
+
+
+def test_difficulty_by_hand(samples: pd.DataFrame):
+    table = difficulty.compare(samples)
+    levels = table[(table["by"] == "level") & (table["scheme"] == "w3")].set_index("bin")
+    assert set(levels["benchmark"]) == {"hard"}  # the other states no levels
+    assert levels.loc["1", ["n", "baseline", "accuracy", "drop"]].tolist() == [4, 100, 25, -75]
+    assert levels.loc["2", ["n", "baseline", "accuracy", "drop"]].tolist() == [4, 25, 0, -25]
+    rates = table[(table["by"] == "solve_rate") & (table["scheme"] == "w3") & (table["benchmark"] == "hard")]
+    rates = rates.set_index("bin")
+    # In the other seed the baseline knew a, b (seed 1's answers), or a, b, c (seed 2's).
+    assert rates.loc["1/1", ["n", "baseline", "accuracy"]].tolist() == [5, 80, 20]
+    assert rates.loc["0/1", ["n", "baseline", "accuracy"]].tolist() == [3, pytest.approx(100 / 3), 0]
+
+
+def test_errors_by_hand(samples: pd.DataFrame):
+    table = errors.count(samples)
+    rows = table[(table["scheme"] == "w3") & (table["benchmark"] == "hard")]
+    found = {(row.status, row.finish_reason): (row.count, row.share) for row in rows.drop(columns="study").itertuples()}
+    assert {key: value[1] for key, value in found.items()} == {
+        ("no_answer", "length"): 25, ("no_answer", "stop"): 62.5, ("ok", "stop"): 12.5,
+    }  # fmt: skip
+    assert rows["count"].sum() == 8
+
+
+def test_ablations_are_pairs_that_differ_in_one_setting(samples: pd.DataFrame):
+    schemes = {
+        "none/full": {}, "gptq/w3": {"bits": 3, "corpus": "reasoning"}, "gptq/w3-plain": {"bits": 3, "corpus": "plain"},
+    }  # fmt: skip
+    table = ablations.tabulate(samples, schemes)
+    assert list(table["benchmark"]) == ["easy", "hard", "avg"]
+    row = table[table["benchmark"] == "hard"].iloc[0]
+    assert row[["scheme_a", "scheme_b", "setting", "value_a", "value_b"]].tolist() == [
+        "w3", "w3-plain", "corpus", "reasoning", "plain",
+    ]  # fmt: skip
+    assert (row["accuracy_a"], row["accuracy_b"], row["difference"]) == (12.5, 25, 12.5)
+    schemes["gptq/w3-plain"]["bits"] = 4  # a second difference
+    assert len(ablations.tabulate(samples, schemes)) == 0
+
+
+def test_sizes_by_hand():
+    facts = _read_models()["r1-qwen-7b"]
+    linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert efficiency.weight_size(facts, {}, False) == (16, 2 * facts["parameters"])
+    bits, size = efficiency.weight_size(facts, {"bits": 4, "group_size": 128}, False)
+    assert bits == 4.125  # a scale of 16 bits for 128 weights
+    assert size == linear * 4.125 / 8 + 2 * (facts["parameters"] - linear)
+    assert efficiency.weight_size(facts, {"bits": 4}, True)[0] == 4.25  # MXFP4
+    one, four = (
+        efficiency.weight_size(facts, {"bits": 8, "group_size": -1, "row_groups": groups}, False)[1]
+        for groups in (1, 4)
+    )
+    assert four - one == 28 * 3 * 2 * 2 * 3584  # three more scales of two bytes for each output of o_proj and down_proj
+    assert efficiency.kv_size(facts, {}, False) == 2 * 28 * 4 * 128 * 2
+    assert efficiency.kv_size(facts, {"kv_bits": 4}, False) == 2 * 28 * 4 * (128 * 4 + 16) / 8
+    assert efficiency.kv_size(facts, {"kv_bits": 4, "before_bias": True}, False) == 28 * 4 * (2 * 128 * 4 + 16) / 8
+
+
+def test_times_of_several_suites_add_up():
+    machine = {"gpus": [{"name": "H200"}] * 2, "cpu": {"model": "Xeon", "cores": 2}, "wall_seconds": 30.0}
+    facts = {"generated": 5, "generated_tokens": 100, "generation_seconds": 4.0}
+    stored = {"generated": 0}
+    assert efficiency.timed([machine | {"facts": facts}, machine | {"facts": stored}]) == {
+        "generated": 5, "tokens_per_second": 25, "seconds": 4, "wall_seconds": 60, "device": "2 × H200",
+    }  # fmt: skip
+    assert efficiency.timed([machine | {"facts": stored, "gpus": []}])["tokens_per_second"] is None
+
+
+# The paper's rows
+
+
+def test_every_average_and_drop_of_the_paper_follows_from_its_benchmarks():
+    """Within rounding: a mean of five numbers rounded to 0.05, itself rounded, and a difference of two such."""
+    wide = PUBLISHED.pivot_table(index=["model", "quantizer", "scheme"], columns="benchmark", values="mean", sort=False)
+    assert wide.shape == (117, 6)
+    average = wide.drop(columns="avg").mean(axis=1)
+    assert (average - wide["avg"]).abs().max() <= 0.1 + 1e-9
+    printed = PUBLISHED[PUBLISHED["benchmark"] == "avg"].set_index(wide.index.names)["drop"]
+    baseline = average.xs(("none", "full"), level=("quantizer", "scheme"))
+    drop = average - baseline.reindex(wide.index.get_level_values("model")).to_numpy()
+    assert printed.notna().sum() == 109
+    assert (drop - printed).abs().max() <= 0.15 + 1e-9
+    evidence = of_paper()
+    assert evidence.drops[0].mean(axis=1) == pytest.approx(printed.loc[evidence.cells].to_numpy(), abs=0.15)
+
+
+def of_paper(**changes: pd.Series) -> findings.Evidence:
+    facts = {name: {key: m[key] for key in ("parameters", "origin", "key_bias")} for name, m in _read_models().items()}
+    settings = {"models": facts, "schemes": {}, "own_reasoning": []}
+    return findings.of_paper(PUBLISHED.assign(**changes), settings)
+
+
+def verdicts(evidence: findings.Evidence) -> dict[str, str]:
+    return {row["claim"]: row["verdict"] for row in findings.findings("s", {"paper": evidence})}
+
+
+def test_which_claims_the_papers_rows_carry():
+    assert verdicts(of_paper()) == {
+        "w8a8kv8-lossless": "supported",
+        "w4-near-lossless": "supported",
+        "kv4-near-lossless": "supported",
+        "w3-risky": "supported",
+        "kv3-risky": "supported",
+        "w4a4kv4-risky": "supported",
+        "larger-lose-less": "supported",
+        "harder-lose-more": "supported",
+        "distilled-lose-less": "undetermined",
+        "not-longer": "not tested",
+        "domain-matters-for-gptq": "not tested",
+        "domain-matters-for-gptq-only": "not tested",
+        "awq-before-gptq-4": "undetermined",
+        "awq-before-gptq-3": "contradicted",
+        "flatquant-best": "supported",
+        "quarot-kv-fails-on-biases": "supported",
+    }
+    units = {row["claim"]: row for row in findings.findings("s", {"paper": of_paper()})}
+    assert units["w8a8kv8-lossless"]["n"] == 8 + 8 + 7
+    assert units["w8a8kv8-lossless"]["exceptions"] == ["r1-qwen-1.5b smoothquant/w8a8kv8-r4"]
+    assert set(units["kv4-near-lossless"]["exceptions"]) == {"r1-qwen-1.5b quarot/kv4", "r1-qwen-7b quarot/kv4"}
+    assert units["distilled-lose-less"]["n"] == 14  # R1-Qwen-32B and QwQ-32B
+
+
+def test_claims_fall_where_numbers_do():
+    """The paper's rows with gains in place of losses."""
+    baseline = PUBLISHED[PUBLISHED["quantizer"] == "none"].set_index(["model", "benchmark"])["mean"]
+    before = baseline.reindex(pd.MultiIndex.from_frame(PUBLISHED[["model", "benchmark"]])).to_numpy()
+    found = verdicts(of_paper(mean=2 * before - PUBLISHED["mean"]))
+    for claim in ("w3-risky", "kv3-risky", "w4a4kv4-risky", "larger-lose-less", "harder-lose-more", "flatquant-best"):
+        assert found[claim] == "contradicted", claim
+    assert found["awq-before-gptq-3"] == "supported"
+
+
+def test_claims_of_a_study(samples: pd.DataFrame):
+    settings = {
+        "models": {"m": {"parameters": 1, "origin": "distilled", "key_bias": "none"}},
+        "schemes": {"gptq/w3": {"corpus": "own"}, "gptq/w3-plain": {"corpus": "text"}},
+        "own_reasoning": ["own"],
+    }
+    rows = {row["claim"]: row for row in findings.findings("s", {"study": findings.of_study(samples, settings)})}
+    assert list(rows) == [claim.name for claim in CLAIMS]
+    assert rows["w3-risky"]["value"] == pytest.approx(-25)  # median of -31.25 and -18.75
+    assert rows["domain-matters-for-gptq"]["value"] == pytest.approx(50 - 62.5)
+    assert rows["domain-matters-for-gptq"]["cells"] == ["m gptq/w3 − m gptq/w3-plain"]
+    assert rows["not-longer"]["verdict"] == "contradicted"
+    assert rows["kv4-near-lossless"]["verdict"] == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("rule", "supported", "contradicted", "undetermined"),
+    [
+        (at_least(-1), (-1, 0), (-3, -1.1), (-2, 0)),
+        (at_most(5), (0, 5), (5.1, 9), (4, 6)),
+        (above(0), (0.1, 1), (-1, 0), (-1, 1)),
+        (below(-3), (-9, -3.1), (-3, -1), (-4, -2)),
+        (within(1), (-1, 1), (1.1, 2), (0, 2)),
+        (beyond(1), (-3, -1.1), (-1, 1), (-2, 0)),
+    ],
+)
+def test_rules(rule: findings.Claim, supported: tuple, contradicted: tuple, undetermined: tuple):
+    found = [rule(*ends) for ends in (supported, contradicted, undetermined)]
+    assert found == ["supported", "contradicted", "undetermined"]
+
+
+def test_against_the_paper():
+    """One cell as the paper has it, one ten points off; benchmarks and cells that it lacks are left out."""
+    rng = np.random.default_rng(0)
+    cells = {("none", "full"): 0.847, ("gptq", "w3g128"): 0.653, ("rtn", "w4"): 0.5}  # math500: 84.7, 75.3, -
+    pieces = []
+    for (quantizer, scheme), share in cells.items():
+        for benchmark in ("math500", "addition"):
+            right = rng.random((500, 3)) < share
+            frame = pd.DataFrame({"id": np.repeat(np.arange(500), 3), "seed": np.tile([1, 2, 3], 500)})
+            keys = {"model": "r1-qwen-1.5b", "quantizer": quantizer, "scheme": scheme, "benchmark": benchmark}
+            pieces.append(frame.assign(correct=right.ravel(), study="s", extracted="1", **keys))
+    frame = pd.concat(pieces).astype({"id": str}).assign(
+        correct_final=False, status="ok", finish_reason="stop", output_tokens=1
+    )  # fmt: skip
+    table = paper.compare(frame, summary.summarize(frame), PUBLISHED)
+    assert list(table.columns) == paper.SCHEMA.names
+    assert table[["quantizer", "benchmark"]].to_numpy().tolist() == [["none", "math500"], ["gptq", "math500"]]
+    assert table["within"].tolist() == [True, False]
+    assert table["standard_error"].between(0.5, 2).all()
+    assert table["difference"].iloc[1] == pytest.approx(-10, abs=3)
+
+
+def test_the_error_of_ours_is_that_of_its_samples():
+    rng = np.random.default_rng(1)
+    chance = rng.beta(0.5, 0.5, (300, 1))
+    runs = [(rng.random((300, 3)) < chance) for _ in range(500)]
+    spread = 100 * np.std([run.mean() for run in runs])
+    assert np.mean([paper.sampling_error(run) for run in runs]) == pytest.approx(spread, rel=0.1)
+    assert paper.sampling_error(runs[0][:, :1]) > spread  # one seed
+
+
+# As files
+
+
+def test_a_study_of_baselines_alone_has_all_tables(samples: pd.DataFrame, tmp_path: Path):
+    rows = samples[samples["quantizer"] == "none"]
+    evidence = findings.of_study(rows, {"models": {}, "schemes": {}, "own_reasoning": []})
+    made = {
+        drops: drops.tabulate(rows), ablations: ablations.tabulate(rows, {"none/full": {}}),
+        difficulty: difficulty.compare(rows), lengths: lengths.measure(rows), errors: errors.count(rows),
+        paper: paper.compare(rows, summary.summarize(rows), PUBLISHED),
+        findings: pd.DataFrame(findings.findings("s", {"study": evidence})),
+    }  # fmt: skip
+    for module, frame in made.items():
+        path = tmp_path / f"{module.__name__}.parquet"
+        write_frame(path, frame, module.SCHEMA)
+        assert pq.read_schema(path).equals(module.SCHEMA)
+    assert len(made[drops]) == len(made[ablations]) == len(made[difficulty]) == len(made[paper]) == 0
+    assert {row.verdict for row in made[findings].itertuples()} == {"not tested"}
+
+
+def test_equal_inputs_give_equal_bytes(samples: pd.DataFrame, tmp_path: Path):
+    """Also where the rows of one cell lie in another order: questions and seeds are paired by name."""
+    assert list(samples["scheme"].unique()) == ["full", "w3", "w3-plain"]
+    other = pd.concat([samples[samples["scheme"] != "w3-plain"], samples[samples["scheme"] == "w3-plain"].iloc[::-1]])
+    for name, tabulate in (("drops", drops.tabulate), ("lengths", lengths.measure), ("difficulty", difficulty.compare)):
+        contents = []
+        for rows in (samples, samples, other):
+            path = tmp_path / f"{name}.parquet"
+            write_frame(
+                path, tabulate(rows).sort_values(["scheme", "benchmark"], kind="stable"), table_modules()[name].SCHEMA
+            )
+            contents.append(path.read_bytes())
+        assert contents[0] == contents[1] == contents[2], name
+
+
+def test_a_table_with_other_columns_is_refused(samples: pd.DataFrame, tmp_path: Path):
+    with pytest.raises(ValueError, match="columns"):
+        write_frame(tmp_path / "x.parquet", errors.count(samples).drop(columns="share"), errors.SCHEMA)
+
+
+def test_tables_of_a_study_are_read_by_everyone(built: Copy):
+    folder = built.root / "results/report/tiny"
+    modules = table_modules()
+    assert {path.stem for path in folder.glob("*.parquet")} == modules.keys()
+    for name, module in modules.items():
+        path = folder / f"{name}.parquet"
+        schema = pq.read_schema(path)
+        assert schema.equals(module.SCHEMA), name
+        assert [field.metadata for field in schema] == [field.metadata for field in module.SCHEMA], name
+        table = pq.read_table(path)
+        frame, polar = pd.read_parquet(path), pl.read_parquet(path)
+        duck = duckdb.sql(f"select * from '{path}'").to_arrow_table()  # noqa: S608 - the path is the test's own
+        for columns, rows in (
+            (list(frame.columns), len(frame)), (polar.columns, len(polar)), (duck.column_names, len(duck)),
+        ):  # fmt: skip
+            assert (columns, rows) == (schema.names, len(table)), name
+        assert polar.to_arrow().cast(schema).to_pylist() == duck.cast(schema).to_pylist() == table.to_pylist(), name
+        assert len(table) > 0 or name in ("ablations", "paper"), name
+
+
+def test_tables_of_a_study_agree(built: Copy):
+    folder = built.root / "results/report/tiny"
+    read = {name: pd.read_parquet(folder / f"{name}.parquet") for name in table_modules()}
+    assert len(read["samples"]) == 6 * 2 * 200 * 2
+    keys = ["model", "quantizer", "scheme", "benchmark"]
+    both = read["drops"].merge(read["summary"], on=keys, suffixes=("", "_summary"))
+    assert len(both) == 4 * 3
+    assert both["drop"].to_numpy() == pytest.approx(both["drop_summary"].to_numpy())
+    assert both["accuracy"].to_numpy() == pytest.approx(both["mean"].to_numpy())
+    assert read["errors"].groupby(keys)["count"].sum().eq(400).all()
+    assert read["efficiency"][["tokens_per_second", "wall_seconds"]].gt(0).all(axis=None)
+    assert read["efficiency"]["device"].str.contains("cores").all()
+    assert read["ablations"][["setting", "value_a"]].drop_duplicates().to_numpy().tolist() == []
+    assert set(read["findings"]["source"]) == {"study", "paper"}
+
+
+def test_the_readme_of_the_tables_follows_from_their_schemas(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert Path("scripts/report/README.md").read_text() == tables()
+
+
+def test_the_headline_as_markdown_latex_and_in_colour(built: Copy):
+    folder = built.root / "results/report/tiny"
+    table = headline.headline(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("summary", "drops")))
+    assert (folder / "summary.md").read_text() == headline.markdown(table)
+    row = table.set_index(["model", "quantizer/scheme"]).loc[("tiny-qwen-s", "rtn/w2g32")]
+    lines = (folder / "summary.md").read_text().splitlines()
+    assert [cell.strip() for cell in lines[4].strip("|").split("|")] == ["tiny-qwen-s", "rtn/w2g32", *row]
+    assert row["class"] == "risky"
+    assert f"{row['drop']} & risky" in (folder / "summary.tex").read_text()
+    command = [sys.executable, "-m", "scripts.report.show", "results/report/tiny"]
+    done = subprocess.run(
+        command, cwd=built.root, check=True, capture_output=True, text=True, env=os.environ | {"FORCE_COLOR": "1"}
+    )
+    assert f"\x1b[31m{row['drop']}\x1b[0m" in done.stdout
+
+
+def test_a_record_stands_for_the_headline(built: Copy):
+    path = record.record_path(built.root / "results/report/tiny/summary.md")
+    outputs = json.loads(path.read_text())["outputs"]
+    assert list(outputs) == ["results/report/tiny/summary.md", "results/report/tiny/summary.tex"]
