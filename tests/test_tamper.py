@@ -32,6 +32,7 @@ from tests.tamper import (
     STORED,
     SUMMARY,
     TEXT,
+    adopt,
     append,
     copy,
     delete,
@@ -45,6 +46,7 @@ from tests.tamper import (
     forged_shard,
     forged_summary,
     raise_mean,
+    read_record,
     record_of,
     rename,
     segment,
@@ -321,6 +323,25 @@ def test_judging_again_finds_a_forged_verdict(study: Path):
     (cause,) = causes(SCORES, judge=True)
     assert cause.name == SCORES
     assert cause.why.startswith("row 7: correct is ")
+
+
+def test_a_table_may_be_made_from_records_and_timings(study: Path):
+    timing = Path("results/timings/x.tsv")
+    timing.parent.mkdir()
+    timing.write_text("s\n1\n")
+    others = {name: sha256(Path(name)) for name in (record_of(SCORES), str(timing))}
+    forge(SUMMARY, inputs=read_record(SUMMARY)["inputs"] | others)
+    adopt(SUMMARY)
+    assert causes(SUMMARY) == []
+    append(str(timing), "2\n")
+    assert [cause.kind for cause in causes(SUMMARY)] == [CHANGED]
+
+
+def test_a_forged_command_writes_nothing(study: Path):
+    command = read_record(SUMMARY)["command"]
+    forge(SUMMARY, command=["results/report/tiny/other.parquet" if word == SUMMARY else word for word in command])
+    assert [(cause.kind, cause.name) for cause in causes()] == [(ALTERED, SUMMARY)]
+    assert not Path("results/report/tiny/other.parquet").exists()
 
 
 def test_only_what_an_artifact_goes_back_to_is_verified(study: Path):

@@ -72,6 +72,12 @@ def _read(path: Path) -> dict | None:
         return None
 
 
+def is_source(results: Results, name: str) -> bool:
+    """Has a file no record of its own, as those of the repository, records and timings?"""
+    stage = f"{name}/".split("/")[1]
+    return not name.startswith("results/") or name in results.records or stage not in STAGES
+
+
 def record_of(results: Results, path: Path) -> tuple[str, dict]:
     """Name and record of the artifact at `path`, which may be a file inside it, or its record.
 

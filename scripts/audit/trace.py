@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from scripts.audit._records import Results, in_order, lineage, printable, record_of, select
+from scripts.audit._records import Results, in_order, is_source, lineage, printable, record_of, select
 from scripts.generate.store import SAMPLES, checkpoint_digest, segments
 from scripts.run.files import sha256
 from scripts.table import SAMPLE_COLUMNS
@@ -47,14 +47,14 @@ def trace(results: Results, path: Path, where: str | None = None) -> dict[str, A
     rows = select(path, where) if where else []
     edges = lineage(results, root, rows)
     leaves = {name for inputs in edges.values() for name in inputs} - edges.keys()
-    sources = {name: sha256(results.path(name)) for name in in_order(leaves) if results.path(name).is_file()}
+    files = [name for name in in_order(leaves) if is_source(results, name) and results.path(name).is_file()]
     single = len(rows) == 1 and {"benchmark", "id", "seed"} <= rows[0].keys()
     return {
         "root": root,
         "rows": rows,
         "artifacts": {name: {"record": results.artifacts[name], "inputs": edges[name]} for name in in_order(edges)},
-        "sources": {name: digest for name, digest in sources.items() if not name.startswith("results/")},
-        "gaps": [name for name in in_order(leaves) if name not in sources or name.startswith("results/")],
+        "sources": {name: sha256(results.path(name)) for name in files},
+        "gaps": in_order(leaves - set(files)),
         "sample": _sample(results, edges, root, rows[0]) if single else None,
     }
 

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from scripts.audit._records import Results, in_order, lineage
+from scripts.audit._records import Results, in_order, is_source, lineage
 from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, read_segment, segments
 from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
@@ -193,7 +193,7 @@ def _inputs(results: Results, name: str, found: dict[str, str | None]) -> list[C
     causes = []
     for source, digest in results.artifacts[name]["inputs"].items():
         now = results.artifacts[source]["outputs"][source] if source in results.artifacts else found[source]
-        if source not in results.artifacts and source.startswith("results/") and results.path(source).exists():
+        if source not in results.artifacts and not is_source(results, source) and results.path(source).exists():
             causes += _without_record(results, source)
         elif now is None:
             causes.append(Cause(MISSING, source, f"{name} was made from it"))
