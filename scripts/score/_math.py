@@ -8,13 +8,14 @@ import logging
 import resource
 from dataclasses import dataclass
 
+import psutil
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from pebble import ProcessPool
 
 from scripts.run.progress import Progress
 
 SECONDS_PER_SAMPLE = 10
-ADDRESS_SPACE = 3 << 30  # bytes; 10^{10^{10}} has more digits than any memory holds
+MEMORY = 3 << 30  # bytes of address space for an answer; 10^{10^{10}} has more digits than any memory holds
 EXTRACTION = [LatexExtractionConfig(), ExprExtractionConfig()]
 
 
@@ -49,8 +50,7 @@ def judge_all(pairs: list[tuple[str, str]], seconds: float = SECONDS_PER_SAMPLE)
     """Judge (output, gold) pairs; one that takes longer than `seconds` is killed and says so."""
     verdicts = []
     progress = Progress("judged", len(pairs), "samples")
-    bounds = (resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    with ProcessPool(max_workers=1, initializer=resource.setrlimit, initargs=bounds) as pool:
+    with ProcessPool(max_workers=1, initializer=_limit_memory) as pool:
         results = pool.map(judge, *zip(*pairs, strict=True), timeout=seconds).result()
         for _ in pairs:
             try:
@@ -63,3 +63,9 @@ def judge_all(pairs: list[tuple[str, str]], seconds: float = SECONDS_PER_SAMPLE)
             progress.add(1)
     progress.close()
     return verdicts
+
+
+def _limit_memory() -> None:
+    """Beside what this process has mapped, which it shares with the one that started it."""
+    limit = psutil.Process().memory_info().vms + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
