@@ -352,14 +352,15 @@ def issues(crate: Path, cache: Path) -> set[str]:
 
 def test_a_study_is_exported_as_a_crate_that_the_validator_accepts(study: Path, tmp_path: Path, cache: Path):
     crate = tmp_path / "crate"
-    export(read_results(Path("results")), "tiny", crate)
+    export(read_results(Path("results")), "baselines", crate)
     assert issues(crate, cache) == set()
     graph = json.loads((crate / "ro-crate-metadata.json").read_text())["@graph"]
     entities = {entity["@id"]: entity for entity in graph}
     for name, entity in entities.items():
         if "sha256" in entity:
             assert sha256(crate / name) == entity["sha256"], name
-    records = {path for path in Path("results").rglob("*record.json") if "baselines" not in path.parts}
+    records = {path for path in Path("results").rglob("*record.json") if (crate / path).exists()}
+    assert {path.parts[1] for path in records} == {"models", "questions", "quantize", "generate", "score", "report"}
     jobs = [entity for entity in entities.values() if entity["@type"] == "CreateAction"]
     assert len(jobs) == len(records) + 1
     for path in records:
