@@ -141,7 +141,7 @@ rule explorer:
         "results/timings/report/{study}/explorer.tsv"
     resources:
         mem_mb=8000,
-        runtime=120,
+        runtime=600,
     shell:
         "python -m scripts.report.explorer"
         " --samples {input.samples:q}"
@@ -149,7 +149,6 @@ rule explorer:
         " --questions results/questions"
         " --manifest {output.manifest:q}"
         " --files {output.files:q}"
-        " --study {wildcards.study}"
         " 2> {log:q}"
 
 
@@ -177,7 +176,6 @@ rule figures:
         " --lengths {input.lengths:q}"
         " --difficulty {input.difficulty:q}"
         " --efficiency {input.efficiency:q}"
-        " --study {wildcards.study}"
         " {output:q}"
         " 2> {log:q}"
 

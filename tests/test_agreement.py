@@ -56,16 +56,20 @@ ONE_EACH = [f"{q}/w4a4kv4" for q in ("rtn", "quarot", "flatquant", "mxfp4")] + [
 PACKED = ["awq/w4g32-packed", "gptq/w4g32-packed"]
 
 
-def quantized(folder: Path, model: PreTrainedModel, schemes: list[str]) -> None:
-    """Checkpoints of the model, `folder/{quantizer}/{scheme}`, made by the quantizers' own mains."""
+def quantized(folder: Path, model: PreTrainedModel, schemes: list[str], *, learned: bool = False) -> None:
+    """Checkpoints of the model, `folder/{quantizer}/{scheme}`, made by the quantizers' own mains.
+
+    Where something is to be `learned`, it takes as long as its scheme says, else an epoch.
+    """
     model.save_pretrained(folder / "model")
     build_tokenizer().save_pretrained(folder / "model")
     calibration = folder / "calibration.parquet"
     pq.write_table(pa.table({"input_ids": CALIBRATION}), calibration)
     for scheme in schemes:
         settings = (SCHEMES | EXACT)[scheme]
-        if "epochs" in settings:  # what is learned need not be good; nine heads have three groups; and with another
-            # seed a value of the token that begins all sequences may lie on the edge between two of the grid
+        if "epochs" in settings and not learned:
+            # What is learned need not be good; nine heads have three groups; and with another seed a value of the
+            # token that begins all sequences may lie on the edge between two of the grid.
             row_groups = math.gcd(model.config.num_attention_heads, 6)
             settings = settings | {"epochs": 1, "row_groups": row_groups, "seed": 10}
         module = import_module(f"scripts.quantize.{scheme.split('/')[0]}")

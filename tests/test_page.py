@@ -12,12 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
-from scripts.report._html import ATTRIBUTES, ELEMENTS, LIMIT, shorten, to_html
-from scripts.report.explorer import PIECE, output_html, split
+from scripts.report._charts import pareto
+from scripts.report._html import ELEMENTS
 from tests.browser import PHONE, chromium, opened, see_all
 from tests.conftest import Copy
 
@@ -203,7 +201,8 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, page: Pa
     with opened(browser, page, viewport=PHONE, is_mobile=True, has_touch=True) as view:
         see_all(view)
         assert view.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        assert view.locator("[data-chart=drops] svg").bounding_box()["width"] <= PHONE["width"]
+        for chart in ("pareto", "drops"):
+            assert view.locator(f"[data-chart={chart}] svg").bounding_box()["width"] <= PHONE["width"]
         view.locator(".list > div").first.tap()
         for pane in view.locator(".pair article").all():
             assert pane.bounding_box()["width"] > 0.8 * PHONE["width"]
@@ -289,7 +288,7 @@ def hostile(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [
             sys.executable, "-m", "scripts.report.explorer", "--samples", f"{REPORT}/samples.parquet",
-            "--generate", "results/generate", "--questions", "results/questions", "--study", "tiny",
+            "--generate", "results/generate", "--questions", "results/questions",
             "--manifest", f"{REPORT}/explorer/manifest.json", "--files", f"{REPORT}/explorer/files",
         ],
         cwd=copy.root, check=True,
@@ -371,53 +370,24 @@ def test_page_and_figures_are_made_again_in_equal_bytes(built: Copy):
     assert {path: path.read_bytes() for path in made} == before
 
 
+def test_the_line_joins_what_no_smaller_checkpoint_beats():
+    sizes, accuracies = [1, 2, 2, 4, 8, 16], [50, 40, 60, 60, 70, 69]
+    rows = [
+        {"model": "m", "quantizer": "rtn", "scheme": f"w{i}", "weight_bytes": 1e6 * size, "accuracy": accuracy,
+         "weight_bits": 4, "activation_bits": None, "kv_bits": None}
+        for i, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
+    ]  # fmt: skip
+    spec = pareto(pd.DataFrame(rows)).to_dict()
+    line = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")
+    assert [(row["size"], row["accuracy"]) for row in spec["datasets"][line["data"]["name"]]] == [
+        (1, 50),
+        (2, 60),
+        (8, 70),
+    ]
+
+
 def test_figures_are_what_their_names_say(built: Copy):
     for path in (built.root / REPORT / "figures").glob("*.svg"):
         texts = "".join(ET.parse(path).getroot().itertext())  # noqa: S314 - our own
         assert "tiny-qwen-s" in texts
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-
-
-WORDS = [*"<>&\"'$\\(){}[]ab1^_ \n/=!-", "\\text", "\\frac", "\\(", "\\)", "<script>", "<!--", "</think>"]
-
-
-@given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
-def test_any_text_becomes_nothing_but_text_and_formulas(text: str):
-    html = output_html(text)
-    tree = ET.fromstring(f"<body>{html}</body>")  # noqa: S314 - made by what is tested
-    for element in tree.iter():
-        assert element.tag in ELEMENTS | {"body", "div"}
-        assert set(element.attrib) <= (ATTRIBUTES if element.tag in ELEMENTS else {"class"})
-    if "<math" not in html and "</think>" not in text:
-        assert "".join(tree.itertext()) == text
-
-
-def test_formulas_are_drawn_and_prices_are_not():
-    assert "<mfrac>" in to_html(r"so \(\frac{a}{b} < 2\)")
-    assert "<msup>" in to_html("thus $x^2$.")
-    assert 'display="block"' in to_html(r"\[ x = 1 \]")
-    assert "menclose" in to_html(r"\boxed{\frac{1}{2}}")
-    for styled in (
-        r"\(\href{javascript:x}{y}\)",
-        r"\(\style{color:red}{y}\)",
-        r"\(\class{list}{y}\)",
-        r"\(\text{<b>}\)",
-    ):
-        assert "<math" not in to_html(styled)
-    assert to_html("it costs $5 and $6") == "it costs $5 and $6"
-    assert to_html(r"$\frac{$") == r"$\frac{$"
-    assert to_html("$" + "{" * 900 + "$").startswith("${{{")  # deeper than latex2mathml can go
-
-
-def test_a_long_text_keeps_its_ends():
-    text = "a" * LIMIT + "b" * LIMIT
-    short = shorten(text)
-    assert short.startswith("a" * (LIMIT // 2))
-    assert short.endswith("b" * (LIMIT // 2))
-    assert f"{LIMIT:,} characters are not shown" in short
-
-
-def test_pieces_hold_whole_questions_and_stay_small():
-    question = ["x" * (PIECE // 4)] * 2
-    assert split([question] * 5) == [0, 2, 4]
-    assert split([["x" * 3 * PIECE]] * 3) == [0, 1, 2]

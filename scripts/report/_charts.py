@@ -124,7 +124,9 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
     front = frame.sort_values(["size", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
     x = alt.X("size:Q", title=f"nominal size of the weights, {unit}").axis(grid=False)
-    x = x.scale(type="log", nice=False, padding=100)
+    low, high = frame["size"].min(), frame["size"].max()
+    room = max(high / low, 1.5)  # names stand left of their points
+    x = x.scale(type="log", nice=False, domain=[low / room**0.2, high * room**0.04])
     y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks")
     y = y.scale(zero=False, padding=16)
     colour = alt.Color("model:N", legend=alt.Legend(title=None, orient="top"))

@@ -78,9 +78,7 @@ def write_cell(folder: Path, name: str, answers: pd.DataFrame) -> None:
 
 
 @stage
-def main(
-    samples: Input, generate: Parameter, questions: Parameter, manifest: Output, files: Output, study: Parameter
-) -> None:
+def main(samples: Input, generate: Parameter, questions: Parameter, manifest: Output, files: Output) -> None:
     verdicts = pd.read_parquet(samples)
     asked = {name: Path(questions) / f"{name}.parquet" for name in verdicts["benchmark"].unique()}
     keys = ["model", "quantizer", "scheme", "suite"]

@@ -6,7 +6,7 @@ import vl_convert
 
 from scripts.report import _charts as charts
 from scripts.run.files import write_atomically
-from scripts.run.stage import Input, Outputs, Parameter, stage
+from scripts.run.stage import Input, Outputs, stage
 
 PIXELS_PER_INCH = 200
 
@@ -27,7 +27,6 @@ def main(
     lengths: Input,
     difficulty: Input,
     efficiency: Input,
-    study: Parameter,
     figures: Outputs,
 ) -> None:
     paths = {

@@ -14,24 +14,25 @@ function theme(room) {
     background: null,
     font: style.fontFamily,
     axis: { ...DATA.config.axis, ...labels, gridColor: line },
-    legend: { ...DATA.config.legend, ...labels, symbolBaseFillColor: soft, columns: room < NARROW ? 2 : 4 },
+    legend: { ...DATA.config.legend, ...labels, symbolBaseFillColor: soft, columns: room < NARROW ? 1 : 4 },
     title: { ...DATA.config.title, color: text },
     text: { ...DATA.config.text, color: text },
   };
 }
 
 // On a phone: what lies side by side goes below each other, each with its names; what is wide becomes as wide as the room.
-function fitted(spec, room) {
+function fitted(spec, room, beside) {
   if (!spec || room >= NARROW) return spec;
-  if (!spec.hconcat) return { ...spec, width: room - 200 };
+  if (!spec.hconcat) return { ...spec, width: room - beside };
   const { hconcat, ...rest } = JSON.parse(JSON.stringify(spec).replaceAll('"labels":false', '"labels":true'));
   return { ...rest, vconcat: hconcat };
 }
 
 async function draw(figure) {
-  const chart = DATA.charts[figure.dataset.chart];
+  const chart = DATA.charts[figure.dataset.chart] ?? {};
   const model = document.querySelector("input[name=model]:checked").value;
-  const spec = fitted(chart[model] ?? chart.all, figure.clientWidth);
+  const beside = chart.all ? 90 : 190; // pixels that the labels of the vertical axis take: numbers, or names of methods
+  const spec = fitted(chart[model] ?? chart.all, figure.clientWidth, beside);
   if (figure.view) figure.view.finalize();
   figure.replaceChildren();
   if (!spec) {
@@ -39,7 +40,8 @@ async function draw(figure) {
     return;
   }
   // ast: expressions are interpreted, so that the page's policy can forbid eval.
-  const options = { actions: false, renderer: "svg", ast: true, config: theme(figure.clientWidth), tooltip: { theme: dark.matches ? "dark" : "light" } };
+  const tooltip = { theme: dark.matches ? "dark" : "light" };
+  const options = { actions: false, renderer: "svg", ast: true, config: theme(figure.clientWidth), tooltip };
   const place = figure.appendChild(document.createElement("div"));
   figure.view = await vegaEmbed(place, spec, options);
 }
@@ -57,4 +59,5 @@ const near = new IntersectionObserver(
 const redraw = (which) => which.forEach((figure) => near.observe(figure));
 redraw(figures);
 dark.addEventListener("change", () => redraw(figures));
-document.querySelector(".models").addEventListener("change", () => redraw(figures.filter((figure) => !DATA.charts[figure.dataset.chart].all)));
+const ofModel = figures.filter((figure) => !DATA.charts[figure.dataset.chart]?.all);
+document.querySelector(".models").addEventListener("change", () => redraw(ofModel));
