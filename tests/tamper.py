@@ -24,6 +24,7 @@ PLAIN = "results/calibrate/tiny-qwen-m/plain.parquet"
 SAMPLES = "results/generate/tiny-qwen-s/rtn/w3/arithmetic.parquet"
 SCORES = "results/score/tiny-qwen-s/rtn/w3/addition.parquet"
 OTHER_SCORES = "results/score/tiny-qwen-s/gptq/w3g32/addition.parquet"
+VERDICTS = "results/report/tiny/samples.parquet"
 ACCURACY = "results/report/tiny/accuracy.parquet"
 SUMMARY = "results/report/tiny/summary.parquet"
 SHARD = f"{RTN}/checkpoint/model.safetensors"
@@ -74,7 +75,7 @@ def delete(*names: str) -> None:
 
 
 def record_of(name: str) -> str:
-    return str(record_path(Path(name)))
+    return name if name.endswith("record.json") else str(record_path(Path(name)))
 
 
 def edit_json(name: str, change: Callable[[dict], object]) -> None:

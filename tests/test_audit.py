@@ -1,6 +1,5 @@
-"""Records, and what is asked of them: lineage without a gap, differences, a crate, a row rebuilt."""
+"""What is asked of records: lineage without a gap, differences, a crate, a row rebuilt."""
 
-import csv
 import io
 import json
 import os
@@ -26,11 +25,11 @@ from scripts.audit import diff, trace
 from scripts.audit._records import read_results, select
 from scripts.audit.export import export
 from scripts.audit.reproduce import prepare
-from scripts.run import record, unchanged
+from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.files import sha256
 from scripts.table import read_rows
-from tests.conftest import TINY_STUDY, Copy
+from tests.conftest import TINY_STUDY
 from tests.tamper import ACCURACY, MODEL, QUESTIONS, RTN, SAMPLES, SCORES, SUMMARY, append, flip, forge, read_record
 
 # What RO-Crate 1.1's context says of the terms that a crate uses: https://w3id.org/ro/crate/1.1/context
@@ -60,101 +59,26 @@ def shown(found: dict) -> str:
     return console.file.getvalue()
 
 
-# Records
-
-
-def ask(copy: Copy, **environment: str) -> str:
-    """The record of questions that a copy of the repository writes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.questions.addition", "--output", QUESTIONS],
-        cwd=copy.root, check=False, capture_output=True, text=True, env=os.environ | environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return (copy.root / "results/questions/addition.record.json").read_text()
-
-
-def test_a_record_names_host_and_node_unless_told_otherwise_and_never_a_secret(copy: Copy):
-    home, slurm = {"HOME": str(Path(sys.executable).parent)}, {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "node-of-x"}
-    secrets = {"HF_TOKEN": "hf_0123456789", "API_KEY": str(copy.root)}
-    text = ask(copy, **home, **slurm, **secrets)
-    assert json.loads(text)["host"] == socket.gethostname()
-    assert json.loads(text)["slurm"] == slurm
-    assert home["HOME"] in text
-    anonymous = ask(copy, **home, **slurm, **secrets, **{record.ANONYMOUS: "True"})
-    assert json.loads(anonymous)["host"] is None
-    assert json.loads(anonymous)["slurm"] == {"SLURM_JOB_ID": "7"}
-    assert home["HOME"] not in anonymous
-    assert json.loads(anonymous)["command"][0].startswith("~/python")
-    for secret in secrets.values():
-        assert secret not in text + anonymous
-
-
-def test_the_config_makes_records_anonymous(copy: Copy):
-    copy.write_config(TINY_STUDY | {"anonymous_records": True})
-    copy.build(QUESTIONS)
-    assert json.loads((copy.root / "results/questions/addition.record.json").read_text())["host"] is None
-
-
-def test_secrets_home_and_user_are_left_out_of_values(monkeypatch: pytest.MonkeyPatch):
-    environment = {"HOME": "/home/ada", "USER": "ada", "HF_TOKEN": "hf_0123456789", record.ANONYMOUS: "True"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    value = {"local": "/scratch/ada/models", "x": ["/home/ada/y", "https://u:hf_0123456789@hub", 3, "ada"]}
-    expected = {"local": "/scratch/USER/models", "x": ["~/y", "https://u:(HF_TOKEN)@hub", 3, "ada"]}
-    assert record._shown(value) == expected
-    monkeypatch.delenv(record.ANONYMOUS)
-    assert record._shown("/scratch/ada/hf_0123456789") == "/scratch/ada/(HF_TOKEN)"
-
-
-def test_each_artifact_has_a_record_of_its_own():
-    places = {
-        "results/report/s/summary.parquet": "summary.record.json",
-        "results/report/s/summary.md": "summary.md.record.json",
-        "results/report/s/index.html": "index.html.record.json",
-        "results/models/m/checkpoint": "record.json",
-        "results/models/m/manifest.json": "record.json",
-    }
-    for output, name in places.items():
-        assert record.record_path(Path(output)) == Path(output).with_name(name)
-
-
-def test_records_name_the_revisions_behind_them(study: Path):
-    assert read_record(SCORES)["sources"] == {"models/tiny-qwen-s": "1"}
-    assert read_record(SUMMARY)["sources"] == {"models/tiny-qwen-s": "1", "models/tiny-qwen-m": "1"}
-    assert read_record(QUESTIONS)["sources"] == {}
-
-
-def test_records_cost_less_than_2_percent(built: Copy):
-    results = built.root / "results"
-    records = [json.loads(path.read_text()) for path in results.rglob("*record.json")]
-    timings = [path for path in (results / "timings").rglob("*.tsv") if path.parent.name != "code"]
-    seconds = sum(float(next(csv.DictReader(path.open(), delimiter="\t"))["s"]) for path in timings)
-    assert len(timings) == len(records)
-    assert sum(entry["record_seconds"] for entry in records) < 0.02 * seconds
-
-
-def test_what_has_not_changed_is_not_read_again(study: Path, monkeypatch: pytest.MonkeyPatch):
-    read = []
-    monkeypatch.setattr(unchanged, "sha256", lambda path: read.append(path.suffix) or sha256(path))
-    assert record.digest(Path(f"{RTN}/checkpoint")) == sha256(Path(f"{RTN}/manifest.json"))
-    assert ".safetensors" not in read
-
-
 # trace
 
 
 def keys_of(row: dict) -> str:
-    return " and ".join(f"{key} == {value!r}" for key, value in row.items() if isinstance(value, str | int))
+    return " and ".join(f"{key} == {row[key]!r}" for key in ("model", "quantizer", "scheme", "benchmark") if key in row)
 
 
 def test_every_row_of_every_table_goes_back_to_all_without_a_gap(study: Path):
+    """Rows of one cell and benchmark are traced together: they go back to the same."""
     results = read_results(Path("results"))
     tables = sorted(Path("results/report").rglob("*.parquet"))
     assert len(tables) >= 4
     for table in tables:
-        for row in read_rows(table):
-            found = trace.trace(results, table, keys_of(row))
-            check_lineage(found, row.get("model"))
+        traced = 0
+        rows = read_rows(table)
+        for where, model in {keys_of(row): row.get("model") for row in rows}.items():
+            found = trace.trace(results, table, where or None)
+            traced += len(found["rows"]) or len(rows)
+            check_lineage(found, model)
+        assert traced == len(rows), table
 
 
 def check_lineage(found: dict, model: str | None) -> None:
@@ -347,14 +271,15 @@ def issues(crate: Path, cache: Path) -> set[str]:
 
 def test_a_study_is_exported_as_a_crate_that_the_validator_accepts(study: Path, tmp_path: Path, cache: Path):
     crate = tmp_path / "crate"
-    export(read_results(Path("results")), "tiny", crate)
+    export(read_results(Path("results")), "baselines", crate)
     assert issues(crate, cache) == set()
     graph = json.loads((crate / "ro-crate-metadata.json").read_text())["@graph"]
     entities = {entity["@id"]: entity for entity in graph}
     for name, entity in entities.items():
         if "sha256" in entity:
             assert sha256(crate / name) == entity["sha256"], name
-    records = {path for path in Path("results").rglob("*record.json") if "baselines" not in path.parts}
+    records = {path for path in Path("results").rglob("*record.json") if (crate / path).exists()}
+    assert {path.parts[1] for path in records} == {"models", "questions", "quantize", "generate", "score", "report"}
     jobs = [entity for entity in entities.values() if entity["@type"] == "CreateAction"]
     assert len(jobs) == len(records) + 1
     for path in records:
@@ -417,7 +342,7 @@ def test_code_that_has_changed_since_is_taken_from_git(study: Path, tmp_path: Pa
     git("add", "--all")
     git("commit", "--quiet", "--message", "as it was")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    for name in read_results(Path("results")).artifacts:
+    for name in read_results(Path("results")).records:
         forge(name, git={"commit": commit, "uncommitted": None})
     before = Path("scripts/score/addition.py").read_bytes()
     append("scripts/score/addition.py", "X = 1\n")

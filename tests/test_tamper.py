@@ -32,6 +32,7 @@ from tests.tamper import (
     STORED,
     SUMMARY,
     TEXT,
+    VERDICTS,
     adopt,
     append,
     copy,
@@ -121,11 +122,11 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
     "a shard, manifest and record to go with it": (forged_shard, CHANGED, SAMPLES),
     # tables
     "a verdict flipped": (lambda: edit_rows(SCORES, flip_verdict), ALTERED, SCORES),
-    "a verdict flipped, record to go with it": (flipped_and_forged, CHANGED, ACCURACY),
+    "a verdict flipped, record to go with it": (flipped_and_forged, CHANGED, VERDICTS),
     "a verdict flipped, all records and metadata to go with it": (
-        lambda: flipped_and_forged(ACCURACY, SUMMARY),
+        lambda: flipped_and_forged(VERDICTS, ACCURACY, SUMMARY),
         ALTERED,
-        ACCURACY,
+        VERDICTS,
     ),
     "a cell of a table edited": (
         lambda: edit_rows(ACCURACY, lambda rows: rows[0].update(accuracy=99.9)),
@@ -239,13 +240,28 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
 }
 
 
+OF_ROWS = {
+    "a verdict flipped, all records and metadata to go with it",
+    "a mean edited, record to go with it",
+    "a row of a table deleted, record to go with it",
+    "two rows of a table swapped, record to go with it",
+    "a record's output forged",
+    "a segment deleted",
+    "a bit in a segment",
+    "a segment cut off",
+    "a segment of another checkpoint",
+    "a checkpoint's samples renamed",
+}
+
+
 @pytest.mark.parametrize("alteration", CAMPAIGN)
 def test_what_was_altered_is_named_first(study: Path, alteration: str, monkeypatch: pytest.MonkeyPatch):
     alter, kind, name = CAMPAIGN[alteration]
     if kind == OTHER_CODE:
         monkeypatch.setattr("scripts.audit.verify.code_files", code_files.__wrapped__)  # what is cached is of before
     alter()
-    found = causes()
+    # Rows of all tables and figures take long to make again: where they matter, of one table.
+    found = causes(SUMMARY) if alteration in OF_ROWS else causes()
     assert found, "nothing was found"
     assert found[0].kind == kind, found[:3]
     assert found[0].name.startswith(name), found[:3]
@@ -266,7 +282,7 @@ def test_an_untouched_tree_is_passed_in_silence(study: Path):
     done = audit("verify")
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
     after = {path: path.stat().st_mtime_ns for path in study.rglob("*") if "__pycache__" not in path.parts}
-    assert after.keys() - before.keys() == {study / "results/.verified.json"}
+    assert after.keys() - before.keys() <= {study / "results/.verified.json"}
     assert all(after[path] == before[path] for path in before if path.is_file())
 
 
@@ -286,14 +302,14 @@ def test_the_first_cause_is_said_in_words_with_status_1(study: Path):
 def test_quick_reads_only_what_has_another_size_or_time(study: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
     monkeypatch.setattr("scripts.audit.verify.sha256", lambda path: read.append(str(path)) or sha256(path))
-    assert causes() == []
+    assert causes(SUMMARY) == []
     assert {SCORES, QUESTIONS, SHARD} < set(read)
     read.clear()
-    assert causes(quick=True) == []
+    assert causes(SUMMARY, quick=True) == []
     assert not [name for name in read if name.endswith((".safetensors", ".parquet"))]
     flip(SCORES)
     os.utime(QUESTIONS)
-    assert [cause.name for cause in causes(quick=True)] == [SCORES]
+    assert [cause.name for cause in causes(SUMMARY, quick=True)] == [SCORES]
     assert {name for name in read if name.endswith((".safetensors", ".parquet"))} == {SCORES, QUESTIONS}
 
 
@@ -340,7 +356,7 @@ def test_a_table_may_be_made_from_records_and_timings(study: Path):
 def test_a_forged_command_writes_nothing(study: Path):
     command = read_record(SUMMARY)["command"]
     forge(SUMMARY, command=["results/report/tiny/other.parquet" if word == SUMMARY else word for word in command])
-    assert [(cause.kind, cause.name) for cause in causes()] == [(ALTERED, SUMMARY)]
+    assert [(cause.kind, cause.name) for cause in causes(SUMMARY)] == [(ALTERED, SUMMARY)]
     assert not Path("results/report/tiny/other.parquet").exists()
 
 

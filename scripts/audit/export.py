@@ -12,11 +12,10 @@ from typing import Any
 from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from scripts.audit._records import Results, in_order, lineage
+from scripts.audit._records import Results, lineage
 from scripts.audit.verify import verify
 from scripts.run.errors import UserError
 from scripts.run.files import sha256
-from scripts.run.record import record_path
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -32,6 +31,7 @@ REPOSITORY = (
     "Makefile", "pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE",
     "rules", "scripts", "config", "profiles", "envs",
 )  # fmt: skip
+LARGE = ("models", "datasets", "quantize")  # whose folders need not be exported
 FORMATS = {".parquet": "application/vnd.apache.parquet", ".safetensors": "application/octet-stream"}
 USAGE = {"wall_seconds": "s", "cpu_seconds": "s", "peak_memory_bytes": "bytes"}
 COMPLETED = {"@id": "http://schema.org/CompletedActionStatus"}
@@ -58,7 +58,7 @@ def export(results: Results, study: str, target: Path, checkpoints: bool = False
     if causes := verify(results, quick=True, names=tables):
         raise UserError(f"what was altered is not exported: {causes[0]}")
     edges = {name: inputs for table in tables for name, inputs in lineage(results, table).items()}
-    records = {str(record_path(Path(name))): results.artifacts[name] for name in in_order(edges)}
+    records = {name: record for name, record in results.records.items() if edges.keys() & record["outputs"].keys()}
     crate = _crate(study, list(dict.fromkeys(map(_tool, records.values()))), checkpoints)
     jobs = [_job(crate, results, name, record, checkpoints) for name, record in records.items()]
     _run(crate, list(records.values()), jobs, [_add(crate, results, table) for table in tables])
@@ -110,7 +110,7 @@ def _tool(record: dict) -> Path:
 def _add(crate: ROCrate, results: Results, name: str, checkpoints: bool = False) -> Any:
     """An artifact or a source of one in the crate; in place of a folder that is left out, its manifest."""
     path = results.path(name)
-    if path.is_dir() and not checkpoints:
+    if path.is_dir() and name.split("/")[1] in LARGE and not checkpoints:
         name, path = str(Path(name).with_name("manifest.json")), path.with_name("manifest.json")
     if known := crate.dereference(f"{name}/" if path.is_dir() else name):
         return known

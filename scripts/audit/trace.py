@@ -48,42 +48,40 @@ def trace(results: Results, path: Path, where: str | None = None) -> dict[str, A
     edges = lineage(results, root, rows)
     leaves = {name for inputs in edges.values() for name in inputs} - edges.keys()
     files = [name for name in in_order(leaves) if is_source(results, name) and results.path(name).is_file()]
-    single = len(rows) == 1 and {"benchmark", "id", "seed"} <= rows[0].keys()
+    single = len(rows) == 1 and rows[0].keys() >= set(KEYS)
     return {
         "root": root,
         "rows": rows,
         "artifacts": {name: {"record": results.artifacts[name], "inputs": edges[name]} for name in in_order(edges)},
         "sources": {name: sha256(results.path(name)) for name in files},
         "gaps": in_order(leaves - set(files)),
-        "sample": _sample(results, edges, root, rows[0]) if single else None,
+        "sample": _sample(results, rows[0]) if single else None,
     }
 
 
-def _sample(results: Results, edges: dict[str, list[str]], root: str, row: dict) -> dict[str, Any]:
+def _sample(results: Results, row: dict) -> dict[str, Any]:
     """Question, prompt, output and verdict of one row of samples or scores; None where there is none."""
-    keys = {key: row[key] for key in KEYS if key in row}
+    keys = {key: row[key] for key in KEYS}
 
-    def look(name: str | None, keys: dict) -> dict | None:
-        if name is None or not results.path(name).is_file():
+    def look(name: str, keys: dict) -> dict | None:
+        if not results.path(name).is_file():
             return None
         wanted = [(key, "==", value) for key, value in keys.items()]
         return next(iter(pq.read_table(results.path(name), filters=wanted).to_pylist()), None)
 
-    def behind(stage: str, stem: str) -> str | None:
-        return next((name for name in edges if name.startswith(f"results/{stage}/") and Path(name).stem == stem), None)
-
-    cell = [keys.get(key, "") for key in ("model", "quantizer", "scheme")]
-    samples = root if root.startswith("results/generate/") else behind("generate", keys.get("suite", ""))
+    cell = "/".join(keys[key] for key in ("model", "quantizer", "scheme"))
+    samples = f"results/generate/{cell}/{keys['suite']}.parquet"
     drawn = look(samples, keys)
     return {
-        "question": look(behind("questions", keys["benchmark"]), {"id": keys["id"]}),
-        "sample": drawn and drawn | _run(results, edges[samples], drawn["sample"]),
-        "verdict": look("/".join(["results/score", *cell, f"{keys['benchmark']}.parquet"]), keys),
+        "question": look(f"results/questions/{keys['benchmark']}.parquet", {"id": keys["id"]}),
+        "sample": drawn | _run(results, samples, drawn["sample"]) if drawn and samples in results.artifacts else drawn,
+        "verdict": look(f"results/score/{cell}/{keys['benchmark']}.parquet", keys),
     }
 
 
-def _run(results: Results, inputs: list[str], sample: str) -> dict[str, Any]:
+def _run(results: Results, samples: str, sample: str) -> dict[str, Any]:
     """The run that drew a sample, which may be older than the artifact, as its segment of the store tells."""
+    inputs = results.artifacts[samples]["inputs"]
     checkpoint = next(results.path(name) for name in inputs if name.endswith("/checkpoint"))
     for segment in segments(results.path(str(SAMPLES / checkpoint_digest(checkpoint)))):
         if pq.read_table(segment, columns=["sample"], filters=[("sample", "==", sample)]).num_rows:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import typer
@@ -255,12 +255,13 @@ def _recomputed(results: Results, record: dict) -> Iterator[Cause]:
             yield Cause(ALTERED, min(record["outputs"]), f"cannot be made again: {error!r}")
             return
         for output, path in made.items():
-            if results.path(output).read_bytes() != path.read_bytes():
+            # What is in a folder its manifest says, which is an output, too.
+            if path.is_file() and results.path(output).read_bytes() != path.read_bytes():
                 yield Cause(ALTERED, output, _difference(results.path(output), path))
 
 
 def _run_again(record: dict, folder: Path) -> dict[str, Path]:
-    """Run the stage of a record in this process, into `folder`; its outputs, all of them files, by name.
+    """Run the stage of a record in this process, its outputs below `folder`; where each lies, by name.
 
     Raises:
         ValueError: what the record says was run does not make tables or scores, or not the outputs that it names.
@@ -271,9 +272,17 @@ def _run_again(record: dict, folder: Path) -> dict[str, Path]:
     arguments = record["command"][record["command"].index(record["module"]) + 1 :]
     parsed = typer.main.get_command(app).make_context(record["module"], arguments).params
     made = {}
-    for key, value in parsed.items():
-        if isinstance(value, Path) and str(value) in record["outputs"]:
-            parsed[key] = made[str(value)] = folder / value.name
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [moved(part) for part in value]
+        if not isinstance(value, Path) or str(value) not in record["outputs"]:
+            return value
+        made[str(value)] = folder / value
+        made[str(value)].parent.mkdir(parents=True, exist_ok=True)
+        return made[str(value)]
+
+    parsed = {key: moved(value) for key, value in parsed.items()}
     if made.keys() != record["outputs"].keys():
         raise ValueError("its command names other outputs")
     with again(record), contextlib.redirect_stdout(sys.stderr):
