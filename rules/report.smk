@@ -169,6 +169,7 @@ rule figures:
     resources:
         mem_mb=4000,
         runtime=30,
+        tables=1,
     shell:
         "python -m scripts.report.figures"
         " --accuracy {input.accuracy:q}"
@@ -198,6 +199,7 @@ rule page:
     resources:
         mem_mb=4000,
         runtime=30,
+        tables=1,
     shell:
         "python -m scripts.report.page"
         " --template {input.template:q}"

@@ -137,7 +137,8 @@ def test_small_jobs_are_one_submission(ran: Study):
     assert len([comment for comment in comments if "score" in comment]) == 2
     assert len([comment for comment in comments if "accuracy" in comment or "report" in comment]) == 1
     assert not [comment for comment in comments if "code" in comment]
-    assert len(comments) == 2 + 1 + 2 + 2 + 2 + 1  # questions, models, quantize, generate, score, report
+    # Questions, models, quantize, generate, score, report, and the explorer, which takes long in a large study.
+    assert len(comments) == 2 + 1 + 2 + 2 + 2 + 1 + 1
 
 
 def test_slurm_hands_out_the_gpu(ran: Study):
