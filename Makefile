@@ -55,7 +55,7 @@ check:
 	@echo "installing the packages of $(LOCK) into .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
 	pip install --quiet uv==$(UV) $$(grep '^torch==' $(LOCK))
-	uv pip install --quiet --no-deps --requirement $(LOCK)
+	uv pip install --quiet --no-deps --compile-bytecode --requirement $(LOCK)
 	touch $@
 
 lock: env ## compile envs/cpu.txt and envs/cuda.txt anew

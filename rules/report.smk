@@ -123,6 +123,7 @@ rule findings:
         " --paper {input.paper:q}"
         " --output {output:q}"
         " --settings {params.settings:q}"
+        " 2> {log:q}"
 
 
 # The outputs in pieces beside the page, which loads those that are looked at.

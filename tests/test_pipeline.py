@@ -103,6 +103,13 @@ def test_a_record_says_what_only_the_stage_knows(built: Copy):
     assert sum(name.startswith("results/score/") for name in report["inputs"]) == 6 * 2
 
 
+def test_every_job_has_a_log(built: Copy):
+    timings, logs = built.root / "results/timings", built.root / "results/logs"
+    jobs = {path.relative_to(timings).with_suffix(".log") for path in timings.rglob("*.tsv")}
+    assert jobs
+    assert jobs <= {path.relative_to(logs) for path in logs.rglob("*.log")}
+
+
 def test_tables_say_what_made_them_and_nothing_timed(built: Copy):
     for path in artifacts(built):
         if path.suffix == ".parquet":

@@ -17,7 +17,9 @@ from scripts.run.errors import UserError
 
 RESULTS = Path("results")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Audit any number.")
-Where = Annotated[str | None, typer.Option(help="Rows, e.g. \"model == 'tiny-qwen-s' and seed == 42\".")]
+Where = Annotated[
+    str | None, typer.Option(help="Rows, by a condition of SQL, e.g. \"model == 'tiny-qwen-s' and seed == 42\".")
+]
 
 
 @app.command()

@@ -1,13 +1,12 @@
 """Records as an auditor reads them: which there are, what each says, and what an artifact goes back to."""
 
-import ast
 import json
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 
 from scripts.run.errors import UserError
@@ -16,10 +15,6 @@ from scripts.run.record import SCHEMA
 FIELDS = {"schema", "rule", "module", "outputs", "inputs", "code", "sha256"}  # without which it is no record
 STAGES = ("models", "datasets", "questions", "calibrate", "quantize", "generate", "score", "report")  # as data flows
 BASELINE = {"quantizer": "none", "scheme": "full"}
-OPERATORS = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
-    ast.GtE: operator.ge, ast.In: lambda value, all_: value in all_, ast.NotIn: lambda value, all_: value not in all_,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,52 +130,26 @@ def _inputs(results: Results, record: dict, rows: list[dict]) -> list[str]:
 
 
 def select(path: Path, where: str) -> list[dict]:
-    """The rows of a Parquet file for which an expression holds: columns compared with values, and, or, not.
-
-    The expression is read, never run.
+    """The rows of a Parquet file for which an expression of SQL (DuckDB's) holds.
 
     Raises:
-        UserError: the file is no Parquet file, the expression is of another form, names a column that the file lacks,
-            or holds for no row.
+        UserError: the file is no Parquet file, the expression is none of its columns, or holds for no row.
     """
     try:
         table = pq.read_table(path)
-        tree = ast.parse(where[:2000].strip(), mode="eval").body
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
-    except (SyntaxError, RecursionError, MemoryError):
+    columns = f"its columns are {', '.join(table.column_names)}"
+    try:
+        # A pasted expression sees the table, and no file.
+        with duckdb.connect(config={"enable_external_access": "false"}) as connection:
+            rows = connection.from_arrow(table).filter(where).to_arrow_table().to_pylist()
+    except duckdb.Error as error:
         example = "model == 'tiny-qwen-s' and seed == 42"
-        raise UserError(f"--where {where!r}: not an expression such as {example!r}") from None
-    columns = table.column_names
-    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & set(columns)
-    rows = table.select(sorted(named) or columns[:1]).to_pylist()  # what a model wrote may be long
-    chosen = [number for number, row in enumerate(rows) if _holds(tree, row, columns, where)]
-    if not chosen:
-        raise UserError(f"{path}: no row with {where}; its columns are {', '.join(columns)}")
-    return table.take(chosen).to_pylist()
-
-
-def _holds(node: ast.expr, row: dict, columns: list[str], where: str) -> bool:
-    match node:
-        case ast.BoolOp(op=ast.And(), values=parts):
-            return all(_holds(part, row, columns, where) for part in parts)
-        case ast.BoolOp(op=ast.Or(), values=parts):
-            return any(_holds(part, row, columns, where) for part in parts)
-        case ast.UnaryOp(op=ast.Not(), operand=part):
-            return not _holds(part, row, columns, where)
-        case ast.Compare(left=ast.Name(id=column), ops=[sign], comparators=[right]) if type(sign) in OPERATORS:
-            if column not in columns:
-                raise UserError(f"--where {where!r}: no column {column!r}, only {', '.join(columns)}")
-            try:
-                value = ast.literal_eval(right)
-                ordered = isinstance(sign, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
-                return not (ordered and row[column] is None) and bool(OPERATORS[type(sign)](row[column], value))
-            except (ValueError, TypeError):
-                pass
-    raise UserError(
-        f"--where {where!r}: {ast.unparse(node)!r} is no comparison (==, !=, <, <=, >, >=, in, not in) of a "
-        "column with a value of its kind, nor several joined by and, or, not"
-    )
+        raise UserError(f"--where {where!r}: {str(error).splitlines()[0]}; write e.g. {example!r}; {columns}") from None
+    if not rows:
+        raise UserError(f"{path}: no row with {where}; {columns}")
+    return rows
 
 
 def printable(text: Any) -> str:

@@ -14,7 +14,7 @@ from scripts.audit._records import BASELINE, Results, lineage, record_of, select
 from scripts.run.errors import UserError
 from scripts.run.files import sha256
 from scripts.run.machine import versions
-from scripts.table import SAMPLE_COLUMNS
+from scripts.table import SAMPLE_COLUMNS, read_rows
 
 REPOSITORY = ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "resources")
 CONFIG = "config/reproduce.yaml"
@@ -131,6 +131,8 @@ def compare(folder: Path, table: str, row: dict) -> dict[str, tuple[Any, Any]]:
     Raises:
         UserError: the rebuilt table has no such row.
     """
-    where = " and ".join(f"{key} == {row[key]!r}" for key in row if key in KEYS)
-    (rebuilt,) = select(folder / table, where)
-    return {column: (row[column], rebuilt[column]) for column in row if column not in KEYS}
+    keys = row.keys() & KEYS
+    rebuilt = [other for other in read_rows(folder / table) if all(other[key] == row[key] for key in keys)]
+    if not rebuilt:
+        raise UserError(f"{folder / table}: the row is not in it; see `diff`")
+    return {column: (row[column], rebuilt[0][column]) for column in row if column not in KEYS}
