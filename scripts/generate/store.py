@@ -129,8 +129,8 @@ def read_segment(segment: Path) -> pa.Table | None:
     content = segment.read_bytes()
     if hashlib.sha256(content).hexdigest() != segment.stem:
         return None
-    # One thread: a worker thread that frees the bytes while the interpreter exits aborts the process.
-    return pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
+    # By no thread but this one: another that frees the bytes while the interpreter exits aborts the process.
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 
 
 def set_aside(segment: Path) -> str:
