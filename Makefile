@@ -40,7 +40,7 @@ bench-slurm: env ## measure what a Slurm of one node adds to a study's time (abo
 bench-agreement: env ## KL of each scheme on the tiny reasoners; vLLM on one and two ranks beside the quantizers' own models
 	@python -m tests.bench.agreement
 
-bench-page: env ## measure making and opening the page of a study of 100,000 samples (about 5 minutes)
+bench-page: env ## measure making and opening the page of a study of 100,000 samples (about a minute)
 	@python -m tests.bench.page
 
 bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ core beside GPTQModel

@@ -88,6 +88,13 @@ def test_the_page_opens_quietly_and_shows_every_chart(browser: Browser, page: Pa
         assert "rtn/w3" not in drawn
 
 
+def test_charts_out_of_view_are_drawn_for_print(browser: Browser, page: Path):
+    with opened(browser, page) as view:
+        expect(view.locator("figure[data-chart] svg")).to_have_count(7)
+        view.locator(".models input[value=tiny-qwen-m]").check()
+        expect(view.locator("[data-chart=seeds]")).to_contain_text("w2g32-plain")
+
+
 def test_a_study_of_baselines_alone_has_a_page(browser: Browser, built: Copy):
     with opened(browser, built.root / "results/report/baselines/index.html", "#outputs") as view:
         expect(view.locator(".message")).to_contain_text("0 of 400 answers")

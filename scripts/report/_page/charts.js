@@ -1,4 +1,4 @@
-// Draws the charts when they come into view, and anew when the model or the theme changes.
+// Draws the charts, those in view first, and anew when the model or the theme changes.
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
@@ -47,16 +47,37 @@ async function draw(figure) {
 }
 
 const figures = [...document.querySelectorAll("figure[data-chart]")];
+const waiting = new Set();
+
+function drawNow(figure) {
+  waiting.delete(figure);
+  near.unobserve(figure);
+  return draw(figure);
+}
+
 const near = new IntersectionObserver(
-  (entries) => {
-    for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
-      near.unobserve(target);
-      draw(target);
-    }
-  },
+  (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => drawNow(entry.target)),
   { rootMargin: "600px" },
 );
-const redraw = (which) => which.forEach((figure) => near.observe(figure));
+
+// What is out of view is drawn, too, when there is nothing else to do: a page may be printed.
+const whenIdle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 200));
+const drawRest = () =>
+  whenIdle(async () => {
+    const [figure] = waiting;
+    if (!figure) return;
+    await drawNow(figure);
+    drawRest();
+  });
+
+function redraw(which) {
+  for (const figure of which) {
+    waiting.add(figure);
+    near.observe(figure);
+  }
+  drawRest();
+}
+
 redraw(figures);
 dark.addEventListener("change", () => redraw(figures));
 const ofModel = figures.filter((figure) => !DATA.charts[figure.dataset.chart]?.all);
