@@ -44,6 +44,22 @@ def test_samples_come_back_as_they_were(tmp_path: Path):
     assert found == {"a": row(text), "c": row("3")}
 
 
+def test_the_store_knows_how_fast_its_samples_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(store.time, "monotonic", lambda: clock[0])
+    filling = Store(CHECKPOINT, set(), {}, tmp_path)
+    assert filling.tokens_per_second is None
+    clock[0] = 100
+    filling.start_clock()
+    for sample, tokens, now in (("a", 10, 102), ("b", 30, 104)):
+        filling.add(sample, row("1") | {"output_tokens": tokens})
+        clock[0] = now
+        filling.flush()
+    assert filling.tokens_per_second == 40 / 4
+    assert Store(CHECKPOINT, {"a", "b"}, {}, tmp_path).tokens_per_second == 40 / 4
+    assert Store(CHECKPOINT, {"b", "c"}, {}, tmp_path).tokens_per_second == 30 / 2
+
+
 def test_finished_samples_wait_at_most_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert store.FLUSH_SECONDS < 60
     clock = [0.0]
@@ -170,12 +186,13 @@ def generate_alone(copy: Copy) -> subprocess.Popen:
 
 
 def test_a_full_store_needs_no_engine(moved: Copy):
-    before = rows_of(moved)
+    before, speed = rows_of(moved), facts(moved)["tokens_per_second"]
     (moved.root / ARTIFACT).unlink()
     moved.build(ARTIFACT)
     log = (moved.root / "results/logs/generate/tiny-qwen-s/none/full/arithmetic.log").read_text()
     assert "vllm" not in log.lower()
     assert facts(moved)["generated"] == 0
+    assert facts(moved)["tokens_per_second"] == pytest.approx(speed)
     pd.testing.assert_frame_equal(rows_of(moved), before)
 
 

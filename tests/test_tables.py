@@ -166,12 +166,13 @@ def test_sizes_by_hand():
 
 def test_times_of_several_suites_add_up():
     machine = {"gpus": [{"name": "H200"}] * 2, "cpu": {"model": "Xeon", "cores": 2}, "wall_seconds": 30.0}
-    facts = {"generated": 5, "generated_tokens": 100, "generation_seconds": 4.0}
-    stored = {"generated": 0}
+    facts = {"generated": 5, "output_tokens": 100, "tokens_per_second": 50.0}
+    stored = {"generated": 0, "output_tokens": 100, "tokens_per_second": 12.5}
     assert efficiency.timed([machine | {"facts": facts}, machine | {"facts": stored}]) == {
-        "generated": 5, "tokens_per_second": 25, "seconds": 4, "wall_seconds": 60, "device": "2 × H200",
+        "generated": 5, "tokens_per_second": 20, "seconds": 10, "wall_seconds": 60, "device": "2 × H200",
     }  # fmt: skip
-    assert efficiency.timed([machine | {"facts": stored, "gpus": []}])["tokens_per_second"] is None
+    unknown = facts | {"tokens_per_second": None}
+    assert efficiency.timed([machine | {"facts": facts}, machine | {"facts": unknown}])["seconds"] is None
 
 
 # As files

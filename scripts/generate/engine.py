@@ -156,6 +156,7 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     progress = Progress(label, len(requests), "samples")
     progress.print()
     startup_seconds = time.time() - psutil.Process().create_time()
+    store.start_clock()
     try:
         while engine.has_unfinished_requests() and not told_to_stop:
             for finished in step():
@@ -243,7 +244,8 @@ def main(
         | store.samples[request.sample]
         for request in requests
     ]
-    record.add_facts(output_tokens=sum(row["output_tokens"] for row in rows))
+    tokens = sum(row["output_tokens"] for row in rows)
+    record.add_facts(output_tokens=tokens, tokens_per_second=store.tokens_per_second)
     write_table(output, rows, SCHEMA)
 
 

@@ -4,7 +4,7 @@
 
 A segment is written once, whole, under the digest of its bytes: any number of jobs on a shared file system add
 segments without locks, and a torn, truncated or altered segment no longer matches its name. Its metadata say which
-run on which machine made it.
+run on which machine made it, and how fast.
 
     python -m scripts.generate.store stats | verify | gc [--delete] | import FOLDER
 """
@@ -77,12 +77,28 @@ class Store:
         self.samples: dict[str, dict] = {}
         self._pending: list[dict] = []
         self._oldest = 0.0
+        self._tokens, self._seconds = 0, 0.0
+        self.start_clock()
         for segment in segments(self.folder):
             if (table := read_segment(segment)) is None:
                 print(set_aside(segment), flush=True)
                 continue
             rows = table.filter(pc.is_in(table["sample"], pa.array(wanted, pa.string()))).to_pylist()
+            rows = [row for row in rows if row["sample"] not in self.samples]
+            if speed := json.loads(table.schema.metadata[b"run"]).get("tokens_per_second"):
+                tokens = sum(row["output_tokens"] for row in rows)
+                self._tokens += tokens
+                self._seconds += tokens / speed
             self.samples |= {row.pop("sample"): row for row in rows}
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the samples that are here, in whatever run they were generated; None if their segments do not say."""
+        return self._tokens / self._seconds if self._seconds else None
+
+    def start_clock(self) -> None:
+        """What is added from now on was generated from now on."""
+        self._flushed = time.monotonic()
 
     def add(self, sample: str, row: dict) -> None:
         """Keep a finished sample, on disk within `FLUSH_SECONDS` if `tick` is called often enough."""
@@ -97,10 +113,14 @@ class Store:
             self.flush()
 
     def flush(self) -> None:
-        """Write all that is not on disk yet, as one segment."""
+        """Write all that is not on disk yet, as one segment, with the speed at which it came."""
         if self._pending:
-            write_segment(self.folder, self._pending, self.run)
-            self._pending = []
+            now = time.monotonic()
+            tokens, seconds = sum(row["output_tokens"] for row in self._pending), now - self._flushed
+            write_segment(self.folder, self._pending, self.run | {"tokens_per_second": tokens / max(seconds, 1e-9)})
+            self._tokens += tokens
+            self._seconds += seconds
+            self._pending, self._flushed = [], now
 
 
 def write_segment(folder: Path, rows: list[dict], run: dict) -> Path:

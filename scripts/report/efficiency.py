@@ -2,8 +2,8 @@
 
 Nominal sizes are those that a packed checkpoint and cache would have: every method is served from dequantized weights
 with the same kernels, so speed here says nothing about the speed of packed kernels. Times are read from the records of
-`generate`: they differ from run to run, and only this table holds any. Where samples came from the store, only what
-was generated in the last run is timed (`generated`).
+`generate`: they differ from run to run, and only this table holds any. Samples that came from the store are timed as
+they were when they were generated.
 """
 
 import json
@@ -31,8 +31,10 @@ SCHEMA = pa.schema(
         column("disk_bytes", pa.int64(), "bytes of the checkpoint's files, with dequantized weights"),
         column("kv_bytes", pa.float64(), "nominal bytes of keys and values of one token, scales of its groups counted"),
         column("generated", pa.int64(), "samples that the last run generated; the others came from the store"),
-        column("tokens_per_second", pa.float64(), "output tokens per second of generating; null: none was generated"),
-        column("seconds", pa.float64(), "time of generating, in seconds; null: no sample was generated"),
+        column(
+            "tokens_per_second", pa.float64(), "output tokens per second of generating, in whatever run; null: unknown"
+        ),
+        column("seconds", pa.float64(), "time of generating all samples, in seconds; null: unknown"),
         column("wall_seconds", pa.float64(), "time of the whole job, start of the engine included, in seconds"),
         column("device", pa.string(), "what it ran on: GPUs, or else the CPU"),
     ]
@@ -81,11 +83,12 @@ def kv_size(facts: dict, scheme: dict, mx: bool) -> float:
 def timed(records: list[dict]) -> dict:
     """The facts of a cell's `generate` records, one for each suite, added up."""
     facts = [record["facts"] for record in records]
-    tokens, seconds = (sum(fact.get(key, 0) for fact in facts) for key in ("generated_tokens", "generation_seconds"))
+    known = all(fact["tokens_per_second"] for fact in facts)
+    seconds = sum(fact["output_tokens"] / fact["tokens_per_second"] for fact in facts) if known else None
     return {
         "generated": sum(fact["generated"] for fact in facts),
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "seconds": seconds or None,
+        "tokens_per_second": sum(fact["output_tokens"] for fact in facts) / seconds if seconds else None,
+        "seconds": seconds,
         "wall_seconds": sum(record["wall_seconds"] for record in records),
         "device": " + ".join(dict.fromkeys(map(device, records))),
     }

@@ -54,7 +54,8 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
                 scores[benchmark].append(common | verdict | {"level": str(number % 5 + 1), "extracted": str(number)})
     folder = results / "generate" / model / quantizer / scheme
     write_table(folder / "paper.parquet", samples, SAMPLES)
-    record = {"outputs": {}, "facts": {"generated": 0}, "gpus": [], "cpu": {"model": "none", "cores": 0},
+    facts = {"generated": 0, "output_tokens": 0, "tokens_per_second": None}
+    record = {"outputs": {}, "facts": facts, "gpus": [], "cpu": {"model": "none", "cores": 0},
               "wall_seconds": 0, "host": "nowhere", "packages": {}}  # fmt: skip
     (folder / "paper.record.json").write_text(json.dumps(record))
     for benchmark, rows in scores.items():
