@@ -74,6 +74,13 @@ def test_the_baseline_takes_no_disk(built: Copy):
     assert model.samefile(built.root / "results/quantize/tiny-qwen-s/none/full/checkpoint/model.safetensors")
 
 
+def test_manifests_list_nothing_of_snakemakes(built: Copy):
+    manifests = list((built.root / "results").rglob("manifest.json"))
+    names = {name for path in manifests for name in json.loads(path.read_text())["files"]}
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.startswith(".")]
+
+
 def test_every_artifact_has_a_complete_record(built: Copy):
     found = artifacts(built)
     # questions, models, corpora, checkpoints, samples, scores; tables and pieces of outputs of two studies
