@@ -94,7 +94,7 @@ class Store:
     @property
     def tokens_per_second(self) -> float | None:
         """Of the samples that are here, in whatever run they were generated; None if their segments do not say."""
-        return self._tokens / self._seconds if self._seconds else None
+        return round(self._tokens / self._seconds, 3) if self._seconds else None
 
     def start_clock(self) -> None:
         """What is added from now on was generated from now on."""
