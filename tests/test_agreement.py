@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from importlib import import_module
@@ -24,6 +25,7 @@ from scripts.fakequant.reference import load_reference
 from scripts.fakequant.settings import read_settings, write_settings
 from scripts.models.arithmetic import build_tokenizer
 from scripts.quantize._link import link_checkpoint
+from scripts.quantize._store import keeping
 from tests.conftest import ROOT
 from tests.tiny import SHAPES, random_model, solved, trained
 
@@ -77,9 +79,9 @@ def quantized(folder: Path, model: PreTrainedModel, schemes: list[str], *, learn
         named = {"calibration": [calibration]} if "corpus" in settings else {}
         target = folder / scheme
         target.parent.mkdir(exist_ok=True)
-        main(
-            model=folder / "model", checkpoint=target, manifest=target.with_suffix(".json"), settings=settings, **named
-        )
+        made = {"model": folder / "model", "checkpoint": target, "manifest": target.with_suffix(".json")}
+        with tempfile.TemporaryDirectory() as parts, keeping(Path(parts)):
+            main(**made, settings=settings, **named)
 
 
 def reference(checkpoint: Path, *, rounded: bool = True) -> torch.Tensor:

@@ -12,12 +12,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from scripts.generate import engine
-from scripts.quantize._layers import calls_of, linears
+from scripts.quantize import awq as method
+from scripts.quantize._layers import calls_of, each_layer, linears
 from scripts.quantize._packed import pack, write_packed
 from scripts.quantize.awq import (
     RATIOS,
+    Seen,
     channel_scale,
-    round_model,
+    round_layer,
     round_weight,
     scale_and_clip,
     scale_error,
@@ -37,7 +39,7 @@ ONE_KEY_PER_QUERY = (Qwen2Config, 4, 4, 32, 128, 256)  # the only kind of attent
 
 
 def awq(model: PreTrainedModel, bits: int, sequences: list[list[int]] = CALIBRATION) -> None:
-    round_model(model, scale_and_clip(model, sequences, bits, GROUP, "AWQ"), bits, GROUP)
+    method.quantize_layers(model, sequences, bits, GROUP, "AWQ")
 
 
 def rtn(model: PreTrainedModel, bits: int) -> None:
@@ -51,14 +53,15 @@ def test_scales_change_nothing_by_themselves(name: str, monkeypatch: pytest.Monk
     monkeypatch.setitem(SHAPES, "as many keys as queries", ONE_KEY_PER_QUERY)
     model = MODELS[name]() if name in MODELS else random_model(name)
     full, before = logits(model), copy.deepcopy(model.state_dict())
-    limits = scale_and_clip(model, CALIBRATION[:2], 3, GROUP, "AWQ")
+    limits = [scale_and_clip(layer, run, 1, 3, GROUP) for layer, run in each_layer(model, CALIBRATION[:2], "AWQ")]
     assert (logits(model) - full).abs().max() <= 1e-3
     changed = {n.split(".")[-2] for n, tensor in model.state_dict().items() if not torch.equal(tensor, before[n])}
     scaled = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"}
     output = {"o_proj"} if name == "as many keys as queries" else set()
     assert changed == scaled | output | {"input_layernorm", "post_attention_layernorm"}
-    assert {layer for _, layer in limits} == (scaled | {"o_proj"}) - {"q_proj", "k_proj"}
-    round_model(model, limits, 3, GROUP)
+    for layer, found in zip(model.model.layers, limits, strict=True):
+        assert found.keys() == (scaled | {"o_proj"}) - {"q_proj", "k_proj"}
+        round_layer(layer, found, 3, GROUP)
     assert (logits(model) - full).abs().max() > 1e-2
 
 
@@ -82,6 +85,24 @@ def test_awq_loses_less_than_rounding(name: str, bits: int, outliers: bool):
     awq(model, bits)
     rtn(rounded, bits)
     assert 0 < divergence(model, full) < (0.9 if outliers else 1) * divergence(rounded, full)
+
+
+@pytest.mark.parametrize("lengths", [[512] * 60, [512] * 45, [100, 700, 1, 2000, 30], [300]])
+def test_clips_are_searched_on_each_so_many_tokens_of_all(lengths: list[int]):
+    every = max(1, sum(lengths) // 512)
+    seen = Seen(every)
+    for x in torch.arange(sum(lengths)).unsqueeze(1).split(lengths):
+        seen.see(x)
+    assert torch.cat(seen.tokens)[:, 0].tolist() == list(range(0, sum(lengths), every))
+
+
+def test_what_the_dtype_cannot_hold_is_rounded_to_zero():
+    """A scale below the smallest number of float16 would be 0, and 0 / 0 not a number."""
+    weight = torch.zeros(2, GROUP, dtype=torch.float16)
+    weight[0, 0], weight[1, 0] = 2e-7, 1
+    rounded = round_weight(weight, 4, GROUP)
+    assert rounded[0].eq(0).all()
+    assert rounded[1, 0] == pytest.approx(1, abs=1e-3)
 
 
 def plain_rounding(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -205,16 +226,13 @@ def test_a_packed_checkpoint_of_16_bits_loads_as_its_twin(tmp_path: Path):
 def test_a_packed_checkpoint_keeps_its_shards(tmp_path: Path):
     model = trained("tiny-qwen-s")
     model.save_pretrained(tmp_path / "whole", max_shard_size="300KB")
-    packed = {}
-    for name, linear in model.named_modules():
-        if isinstance(linear, nn.Linear) and ".layers." in name:
-            packed |= pack(name, torch.zeros(linear.weight.shape), torch.ones(len(linear.weight), 2), torch.float32)
-    write_packed(tmp_path / "whole", tmp_path / "packed", packed, 32)
+    scales = {name: torch.ones(len(weight), 2) for name, weight in model.named_parameters() if weight.dim() == 2}
+    write_packed(tmp_path / "whole", tmp_path / "packed", scales.__getitem__, 32)
     places = json.loads((tmp_path / "packed/model.safetensors.index.json").read_text())["weight_map"]
     stored = {path.name: load_file(path).keys() for path in (tmp_path / "packed").glob("*.safetensors")}
     assert len(stored) > 1
     assert {name: shard for shard, names in stored.items() for name in names} == places
-    assert packed.keys() <= places.keys()
+    assert sum(name.endswith("_proj.weight_packed") for name in places) == 7 * len(model.model.layers)
     assert not any(name.endswith("_proj.weight") for name in places)
 
 

@@ -22,7 +22,8 @@ from scripts.fakequant.rounding import asymmetric_grid, round_tokens, symmetric_
 from scripts.fakequant.settings import round_heads, round_input
 from scripts.manifest import write_manifest
 from scripts.models import arithmetic
-from scripts.quantize._flatquant import Tensors, cayley, round_activations, round_weight
+from scripts.quantize._flatquant import cayley, round_activations, round_weight
+from scripts.quantize._store import Tensors
 from scripts.quantize.flatquant import learn_layers, round_layers, served_settings
 from scripts.run.errors import UserError
 from tests.conftest import ROOT, Copy
@@ -35,7 +36,12 @@ FINE = {"bits": 22, "activation_bits": 22, "kv_bits": 22}  # finer than float32 
 
 
 def apply(model: PreTrainedModel, learned: list[Tensors], settings: dict) -> None:
-    attach(model, served_settings(settings), round_layers(model, learned, settings["bits"]))
+    tensors = round_layers(zip(model.model.layers, learned, strict=True), settings["bits"])
+    attach(model, served_settings(settings), tensors)
+
+
+def learn(model: PreTrainedModel, sequences: list[list[int]], settings: dict) -> list[Tensors]:
+    return [tensors for _, tensors in learn_layers(model, sequences, settings, "somewhere")]
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -117,8 +123,8 @@ def test_transforms_cancel_before_and_after_learning(name: str):
     full = logits(model)
     sequences = CALIBRATION[:4]
     for learned in (
-        learn_layers(model, sequences, settings | {"epochs": 0}, "start"),
-        learn_layers(model, sequences, settings, "learn"),
+        learn(model, sequences, settings | {"epochs": 0}),
+        learn(model, sequences, settings),
     ):
         found = {}
         for bits in (FINE, {}):
@@ -127,7 +133,7 @@ def test_transforms_cancel_before_and_after_learning(name: str):
             found[bool(bits)] = (logits(changed) - full).abs().max()
         assert found[True] <= 1e-3 < found[False]
     partial = copy.deepcopy(model)
-    tensors = round_layers(partial, learned, FINE["bits"])
+    tensors = round_layers(zip(partial.model.layers, learned, strict=True), FINE["bits"])
     del tensors["0.o_proj.left"]
     attach(partial, served_settings(settings | FINE), tensors)
     assert (logits(partial) - full).abs().max() > 1e-3
@@ -143,7 +149,7 @@ def test_learning_lowers_the_loss_and_tames_outliers(name: str):
     found = {}
     for epochs in (0, DEFAULTS["epochs"]):
         flat = copy.deepcopy(model)
-        learned = learn_layers(flat, calibration, W4A4KV4 | {"epochs": epochs}, "learn")
+        learned = learn(flat, calibration, W4A4KV4 | {"epochs": epochs})
         apply(flat, learned, W4A4KV4)
         found[epochs] = divergence(flat, full, evaluation)
     assert all(after < 0.9 * before for before, after in (tensors["loss"].tolist() for tensors in learned))
@@ -154,7 +160,7 @@ def test_learning_lowers_the_loss_and_tames_outliers(name: str):
 
 def test_a_layer_that_diverges_is_refused_by_name():
     with pytest.raises(UserError, match="somewhere: layer 0 diverged; lower learning_rate"):
-        learn_layers(random_model("qwen3"), CALIBRATION[:2], W4A4KV4 | {"epochs": 2, "learning_rate": 1e9}, "somewhere")
+        learn(random_model("qwen3"), CALIBRATION[:2], W4A4KV4 | {"epochs": 2, "learning_rate": 1e9})
 
 
 def test_heads_that_row_groups_do_not_divide_are_refused(copy: Copy):

@@ -17,9 +17,8 @@ from scripts.fakequant.kronecker import balanced, kronecker
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped, symmetric_grid
 from scripts.fakequant.settings import KV_GROUP, PLACES
 from scripts.quantize._layers import inputs_of, linears
+from scripts.quantize._store import Tensors
 from scripts.quantize.smoothquant import smoothing
-
-Tensors = dict[str, torch.Tensor]
 
 CLIP_RATE = 10  # times the learning rate: of clips, as published
 LAST_RATE = 1e-3  # share of the learning rate that the cosine ends at

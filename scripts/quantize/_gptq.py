@@ -8,7 +8,7 @@ from scripts.fakequant.rounding import fake_quantize, symmetric_grid
 from scripts.quantize._chunks import row_chunks
 
 BLOCK = 128  # columns that are updated lazily together (section 3.3)
-DAMPING = 0.01  # share of the Hessian's mean diagonal
+DAMPING, MORE_DAMPING = 0.01, 0.0015  # shares of the Hessian's mean diagonal: at first, and added at each failure
 NORM, GRID, SHRINK = 2.4, 100, 0.2  # clip search of the study: norm of the error, steps, smallest share of the range
 
 
@@ -31,9 +31,24 @@ def _search(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def inverse_cholesky(hessian: torch.Tensor) -> torch.Tensor:
-    """Upper Cholesky factor of the damped inverse (section 3.3, step 3): `(n, n)` → `(n, n)`."""
-    damped = hessian + DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian), device=hessian.device)
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    """Upper Cholesky factor of the damped inverse (section 3.3, step 3): `(n, n)` → `(n, n)`.
+
+    In float32 a Hessian may fail to be positive definite: the damping then grows, as in the study, to at most 1.
+
+    Raises:
+        torch.linalg.LinAlgError: no damping makes it positive definite.
+    """
+    mean = hessian.diagonal().mean()
+    for attempt in range(int((1 - DAMPING) / MORE_DAMPING) + 1):
+        damped = hessian.clone()
+        damped.diagonal().add_((DAMPING + attempt * MORE_DAMPING) * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if failed:
+            continue
+        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed:
+            return upper
+    raise torch.linalg.LinAlgError("its Hessian has no Cholesky factor, whatever the damping")
 
 
 def gptq(weight: torch.Tensor, hessian: torch.Tensor, bits: int, row_groups: int) -> torch.Tensor:
@@ -54,17 +69,17 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, bits: int, row_groups: int
     hessian.diagonal()[dead] = 1
     columns[dead] = 0
     size = len(columns) // row_groups
-    grids = clipped_grid(columns.T.unflatten(1, (row_groups, size)), bits)
-    scale, zero = (grid[..., 0].T.contiguous() for grid in grids)
+    scale = zero = columns[0]
     factor = inverse_cholesky(hessian)
     rounded = torch.empty_like(columns)
     for start in range(0, len(columns), BLOCK):
         block = slice(start, min(start + BLOCK, len(columns)))
-        left, local = columns[block], factor[block, block]
+        left, local = columns[block].clone(), factor[block, block]
         errors = torch.empty_like(left)
         for i in range(len(left)):
-            group = (start + i) // size
-            rounded[start + i] = fake_quantize(left[i], scale[group], zero[group], bits)
+            if (start + i) % size == 0:  # as in the study, from the weights as the blocks before have left them
+                scale, zero = (x[:, 0] for x in clipped_grid(columns[start + i : start + i + size].T, bits))
+            rounded[start + i] = fake_quantize(left[i], scale, zero, bits)
             errors[i] = (left[i] - rounded[start + i]) / local[i, i]
             left[i + 1 :].addr_(local[i, i + 1 :], errors[i], alpha=-1)
         columns[block.stop :].addmm_(factor[block, block.stop :].T, errors, alpha=-1)

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.quantize._gptq import gptq
+from scripts.quantize._store import Tensors, kept
+from scripts.run.errors import UserError
 from scripts.run.progress import Progress
 
 # Linear layers that see one input, in the order in which a layer runs them.
@@ -37,11 +39,47 @@ def linears(layer: nn.Module) -> dict[str, nn.Linear]:
     return {name.rsplit(".", 1)[-1]: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
 
 
-@torch.no_grad()
-def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -> Iterator[tuple[nn.Module, Callable]]:
-    """For each decoder layer, on the GPU if there is one: the layer, and a function that runs it on all sequences.
+class Run:
+    """A decoder layer on all sequences: call it to run. What it gave last are the next layer's inputs."""
 
-    The next layer's inputs are what the layer makes of its own after the caller has changed it.
+    def __init__(self, layer: nn.Module, inputs: list[torch.Tensor], named: list[dict[str, Any]], name: str) -> None:
+        self.layer, self.inputs, self.named, self.name = layer, inputs, named, name
+        self.outputs: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Run the layer as it is now.
+
+        Raises:
+            UserError: what it gives is not finite.
+        """
+        self.outputs.clear()
+        device = next(self.layer.parameters()).device
+        for x, keywords in zip(self.inputs, self.named, strict=True):
+            y = self.layer(x.to(device), **moved(keywords, device))
+            if not y.isfinite().all():
+                raise not_finite(f"{self.name} gives NaN or infinite values")
+            self.outputs.append(y.to(x.device))
+
+    def once(self) -> None:
+        """Run the layer, if it has not run yet."""
+        if not self.outputs:
+            self()
+
+
+def not_finite(what: str) -> UserError:
+    return UserError(
+        f"{what}: its weights, or those before it, are damaged, or the model's dtype cannot hold its activations "
+        "(float16 ends at 65,504): fetch it anew, or take the dtype that it was trained in"
+    )
+
+
+@torch.no_grad()
+def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -> Iterator[tuple[nn.Module, Run]]:
+    """For each decoder layer, on the GPU if there is one: the layer, and what runs it on all sequences.
+
+    The next layer's inputs are what the layer gave when it ran last: the caller decides whether that was before or
+    after it changed the layer.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs: list[torch.Tensor] = []
@@ -63,19 +101,22 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
 
     progress = Progress(label, len(layers), "layers")
     progress.print()
-    for layer in layers:
-        layer.to(device)
-
-        @torch.no_grad()  # it runs in the caller's context, not in this one's
-        def run(layer: nn.Module = layer) -> list[torch.Tensor]:
-            keywords = [moved(k, device) for k in named]
-            return [layer(x.to(device), **k).to(x.device) for x, k in zip(inputs, keywords, strict=True)]
-
+    for index, layer in enumerate(layers):
+        run = Run(layer.to(device), inputs, named, f"{label}: layer {index}")
         yield layer, run
-        inputs[:] = run()
+        run.once()
+        inputs = run.outputs
         layer.to("cpu")
         progress.add(1)
     progress.close()
+
+
+def put(layer: nn.Module, tensors: Tensors) -> None:
+    """Give the layer these parameters, by name, in its own dtype."""
+    parameters = dict(layer.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
 
 
 def fold(before: nn.Module, scaled: list[nn.Linear], scale: torch.Tensor) -> None:
@@ -132,17 +173,34 @@ def _tensor(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-@torch.no_grad()
 def quantize_layers(model: PreTrainedModel, sequences: list[list[int]], bits: int, row_groups: int, label: str) -> None:
-    """GPTQ on every linear layer in place, each calibrated on what the layers before it, already rounded, give it."""
-    for layer, run in each_layer(model, sequences, label):
-        modules = linears(layer)
-        for names in SEQUENCE:
-            first = modules[names[0]]
-            hessian = torch.zeros(first.in_features, first.in_features, device=first.weight.device)
-            with inputs_of(first, lambda x, hessian=hessian: hessian.addmm_(x.float().T, x.float())):
-                run()
-            for name in names:
-                weight = modules[name].weight
-                groups = row_groups if name in ROW_PARALLEL else 1
+    """GPTQ on every linear layer in place, each calibrated on what the layers before it, already rounded, give it.
+
+    Raises:
+        UserError: names the layer whose inputs are not finite, or whose Hessian has no factor.
+    """
+    for index, (layer, run) in enumerate(each_layer(model, sequences, label)):
+        rounded = kept(f"gptq{index}", lambda layer=layer, run=run: _quantize_layer(layer, run, bits, row_groups))
+        put(layer, rounded)
+        run()  # the next layer sees what this one gives with rounded weights
+
+
+@torch.no_grad()
+def _quantize_layer(layer: nn.Module, run: Run, bits: int, row_groups: int) -> Tensors:
+    """Quantize a layer in place, on its own inputs: what all its parameters are then."""
+    modules = linears(layer)
+    for names in SEQUENCE:
+        first = modules[names[0]]
+        hessian = torch.zeros(first.in_features, first.in_features, device=first.weight.device)
+        with inputs_of(first, lambda x, hessian=hessian: hessian.addmm_(x.float().T, x.float())):
+            run()
+        if not hessian.isfinite().all():
+            raise not_finite(f"{run.name}: the inputs of {names[0]} are too large to be squared")
+        for name in names:
+            weight = modules[name].weight
+            groups = row_groups if name in ROW_PARALLEL else 1
+            try:
                 weight.data = gptq(weight.data, hessian, bits, groups).to(weight.dtype)
+            except torch.linalg.LinAlgError as error:
+                raise UserError(f"{run.name}: {name}: {error}: calibrate on more or other data") from None
+    return dict(layer.named_parameters())

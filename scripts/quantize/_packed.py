@@ -6,6 +6,7 @@ activation order, and its reader of AWQ's wants activations of 16 bits.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,12 +14,16 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._rewrite import LINEAR_WEIGHT
+from scripts.quantize._rewrite import LINEAR_WEIGHT, of_layers
 from scripts.run.files import write_atomically
 
 PACKED_BITS = 4
-PARTS = ("packed", "zero_point", "scale", "shape")
 MIDDLE = 2 ** (PACKED_BITS - 1)  # the library takes signed integers
+
+
+def multiples(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """How often each weight holds its scale: `(out_features, in_features)` → `(out_features, groups, group size)`."""
+    return (weight.unflatten(1, (scale.shape[1], -1)) / scale.unsqueeze(-1)).round().nan_to_num(0)
 
 
 def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -30,7 +35,7 @@ def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtyp
         scale: `(out_features, groups)`.
         dtype: in which the scale is stored.
     """
-    steps = (weight.unflatten(1, (scale.shape[1], -1)) / scale.unsqueeze(-1)).round().nan_to_num(0)
+    steps = multiples(weight, scale)
     zero = -steps.amin(-1).clamp(max=0)  # any will do that makes integers from 0 to 15 of the steps
     integers = (steps + zero.unsqueeze(-1)).flatten(1)
     return {
@@ -43,11 +48,14 @@ def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtyp
     }
 
 
-def add_packed(checkpoint: Path, packed: dict[str, torch.Tensor], group_size: int, *, alone: bool) -> None:
-    """Put the checkpoint with packed linear layers into its subfolder `packed/`, or, `alone`, in its place."""
+def add_packed(checkpoint: Path, group_size: int, *, alone: bool) -> None:
+    """Put the checkpoint with packed linear layers into its subfolder `packed/`, or, `alone`, in its place.
+
+    The scales are those that were kept of the layers.
+    """
     beside = checkpoint.with_name(".beside")
     shutil.rmtree(beside, ignore_errors=True)
-    write_packed(checkpoint, beside, packed, group_size)
+    write_packed(checkpoint, beside, of_layers("scale"), group_size)
     if alone:
         shutil.rmtree(checkpoint)
         beside.rename(checkpoint)
@@ -55,15 +63,17 @@ def add_packed(checkpoint: Path, packed: dict[str, torch.Tensor], group_size: in
         beside.rename(checkpoint / "packed")
 
 
-def write_packed(source: Path, target: Path, packed: dict[str, torch.Tensor], group_size: int) -> None:
-    """A copy of the checkpoint in which the packed tensors stand for the weights of the decoder's linear layers."""
+def write_packed(source: Path, target: Path, scale: Callable[[str], torch.Tensor], group_size: int) -> None:
+    """A copy of the checkpoint in which the decoder's linear layers are packed, by the scale of each weight's name."""
     link_checkpoint(source, target)
     places, size = {}, 0
     for shard in sorted(target.glob("*.safetensors")):
         tensors = {}
         for name, tensor in load_file(shard).items():
-            is_packed = LINEAR_WEIGHT.fullmatch(name)
-            tensors |= {f"{name}_{part}": packed[f"{name}_{part}"] for part in PARTS} if is_packed else {name: tensor}
+            if LINEAR_WEIGHT.fullmatch(name):
+                tensors |= pack(name.removesuffix(".weight"), tensor.float(), scale(name).float(), tensor.dtype)
+            else:
+                tensors[name] = tensor
         places |= dict.fromkeys(tensors, shard.name)
         size += sum(tensor.nbytes for tensor in tensors.values())
         write_atomically(shard, lambda path, tensors=tensors: save_file(tensors, path, {"format": "pt"}))

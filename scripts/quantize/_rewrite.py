@@ -1,5 +1,6 @@
 """A checkpoint with other weights: in its linear layers, shard by shard, or in all of them."""
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from scripts.quantize._link import link_checkpoint
+from scripts.quantize._store import part
 from scripts.run.files import write_atomically
 
 # Only the decoder blocks' linear layers are quantized: not embeddings, norms, lm_head or biases.
-LINEAR_WEIGHT = re.compile(r"model\.layers\.\d+\.(?:self_attn|mlp)\.[a-z]+_proj\.weight")
+LINEAR_WEIGHT = re.compile(r"model\.layers\.(\d+)\.((?:self_attn|mlp)\.[a-z]+_proj)\.weight")
 
 
 def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
@@ -33,6 +35,18 @@ def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Ten
             if LINEAR_WEIGHT.fullmatch(name):
                 tensors[name] = change(name, tensor).to(tensor.dtype).contiguous()
         write_atomically(shard, lambda path, tensors=tensors, metadata=metadata: save_file(tensors, path, metadata))
+
+
+def of_layers(what: str) -> Callable[[str], torch.Tensor]:
+    """Reads what the parts `layer{index}` (_store.py) hold of a linear weight, by its name: `weight` or `scale`."""
+    whole = functools.cache(part)  # the digest of a layer's file is checked once
+
+    def read(name: str) -> torch.Tensor:
+        index, path = LINEAR_WEIGHT.fullmatch(name).groups()
+        with safe_open(whole(f"layer{index}"), framework="pt") as tensors:
+            return tensors.get_tensor(f"{path}.{what}")
+
+    return read
 
 
 def save_model(model: PreTrainedModel, source: Path, target: Path) -> None:

@@ -11,10 +11,14 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from scripts.quantize._link import link_checkpoint
 from scripts.run import record
@@ -25,6 +29,7 @@ from scripts.run.unchanged import altered_files
 from scripts.table import read_rows
 
 CHECKPOINTS = Path("results/store/checkpoints")
+Tensors = dict[str, torch.Tensor]
 _parts: ContextVar[Path | None] = ContextVar("parts", default=None)  # of the checkpoint that is being made
 
 
@@ -46,8 +51,8 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
                 return
             if calibration:
                 others["calibration"] = calibration
-            _parts.set(entry / "parts")
-            main(model=model, checkpoint=checkpoint, manifest=manifest, settings=settings, **others)
+            with keeping(entry / "parts"):
+                main(model=model, checkpoint=checkpoint, manifest=manifest, settings=settings, **others)
             # The manifest comes last: an entry that has one is whole.
             link_checkpoint(checkpoint, entry / "checkpoint")
             write_atomically(entry / "manifest.json", lambda path: shutil.copyfile(manifest, path))
@@ -56,24 +61,51 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
     return link_or_make
 
 
-def kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """A part of a checkpoint, such as what one layer learned: made, or what a job that was killed had made of it.
+@contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """While the body runs, parts of a checkpoint are kept in the folder."""
+    token = _parts.set(folder.absolute())  # a library may need another working folder
+    try:
+        yield
+    finally:
+        _parts.reset(token)
 
-    The name of its file holds its digest; a damaged one is named and removed.
+
+def kept(name: str, make: Callable[[], Tensors]) -> Tensors:
+    """A part of a checkpoint, such as one layer: made and kept, or what a job that was killed had made of it.
+
+    Nothing is kept where no folder is.
     """
-    folder = _parts.get()
-    if folder is None:
+    if _parts.get() is None:
         return make()
-    for path in folder.glob(f"{name}.*"):
+    if (path := part(name)) is not None:
+        print(f"store: {name} was finished by an earlier job", flush=True)
+        return load_file(path)
+    tensors = make()
+    keep(name, tensors)
+    return tensors
+
+
+def part(name: str) -> Path | None:
+    """The safetensors file of a part, if there is one; a damaged one is named and removed.
+
+    The name of the file holds its digest.
+    """
+    for path in _parts.get().glob(f"{name}.*"):
         if path.suffix == f".{sha256(path)}":
-            print(f"store: {name} was finished by an earlier job", flush=True)
-            return path.read_bytes()
+            return path
         print(f"store: {path} is damaged; made anew", flush=True)
         path.unlink()
-    content = make()
-    path = folder / f"{name}.{hashlib.sha256(content).hexdigest()}"
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    return content
+    return None
+
+
+def keep(name: str, tensors: Tensors) -> None:
+    """Write a part, on the CPU, whole or not at all."""
+    folder = _parts.get()
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"written-{name}"
+    write_atomically(written, lambda path: save_file({key: x.cpu().contiguous() for key, x in tensors.items()}, path))
+    written.rename(folder / f"{name}.{sha256(written)}")
 
 
 def is_whole(entry: Path) -> bool:

@@ -11,6 +11,7 @@ published but for three things: layers that share an input share its clip, a wei
 (the published lower and upper clips end in one symmetric grid), and `v_proj` is clipped behind its transform by head.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import safetensors.torch
@@ -20,10 +21,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import TRANSFORMS, write_settings
 from scripts.manifest import write_manifest
-from scripts.quantize._flatquant import Call, Tensors, learn, rounded_parameters, served
-from scripts.quantize._layers import each_layer
+from scripts.quantize._flatquant import Call, learn, rounded_parameters, served
+from scripts.quantize._layers import Run, each_layer, put
 from scripts.quantize._rewrite import save_model
-from scripts.quantize._store import kept, stored
+from scripts.quantize._store import Tensors, kept, stored
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
@@ -33,12 +34,12 @@ from scripts.table import read_rows
 
 def learn_layers(
     model: PreTrainedModel, sequences: list[list[int]], settings: dict[str, Any], label: str
-) -> list[Tensors]:
-    """What each layer learns; the model stays as it is, so that every layer learns from full precision's inputs."""
-    found = []
+) -> Iterator[tuple[nn.Module, Tensors]]:
+    """Each layer, and what it learned from full precision's inputs; the caller may change it then."""
+    losses = []
     for index, (layer, run) in enumerate(each_layer(model, sequences, label)):
 
-        def make(layer: nn.Module = layer, run: Any = run, index: int = index) -> bytes:
+        def make(layer: nn.Module = layer, run: Run = run, index: int = index) -> Tensors:
             calls: list[Call] = []
             handle = layer.register_forward_pre_hook(
                 lambda _, inputs, named: calls.append((inputs[0], named)), with_kwargs=True
@@ -49,23 +50,26 @@ def learn_layers(
             learned = learn(layer, calls, settings, generator)
             if not learned["loss"].isfinite().all():
                 raise UserError(f"{label}: layer {index} diverged; lower learning_rate of the scheme, {settings}")
-            return safetensors.torch.save({name: x.cpu().contiguous() for name, x in learned.items()})
+            return learned
 
-        found.append(safetensors.torch.load(kept(f"layer{index}", make)))
-        before, after = found[-1]["loss"].tolist()
+        learned = kept(f"layer{index}", make)
+        before, after = learned["loss"].tolist()
         print(f"{label}: layer {index}: loss {before:.4g} → {after:.4g}", flush=True)
-    record.add_facts(losses=[dict(zip(("before", "after"), x["loss"].tolist(), strict=True)) for x in found])
-    return found
+        losses.append({"before": before, "after": after})
+        run.once()
+        device = next(layer.parameters()).device
+        yield layer, {name: x.to(device) for name, x in learned.items()}
+    record.add_facts(losses=losses)
 
 
-@torch.no_grad()
-def round_layers(model: PreTrainedModel, learned: list[Tensors], bits: int) -> Tensors:
-    """Transform and round the weights in place; returns what the engine is to apply, by layer."""
-    for layer, tensors in zip(model.model.layers, learned, strict=True):
-        parameters = dict(layer.named_parameters())
-        for name, x in rounded_parameters(layer, tensors, bits).items():
-            parameters[name].copy_(x)
-    return {f"{i}.{name}": x for i, tensors in enumerate(learned) for name, x in served(tensors).items()}
+def round_layers(learned: Iterable[tuple[nn.Module, Tensors]], bits: int) -> Tensors:
+    """Transform and round each layer's weights in place; returns what the engine is to apply, by layer."""
+    applied = {}
+    for index, (layer, tensors) in enumerate(learned):
+        with torch.no_grad():
+            put(layer, rounded_parameters(layer, tensors, bits))
+        applied |= {f"{index}.{name}": x.cpu().contiguous() for name, x in served(tensors).items()}
+    return applied
 
 
 def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
     learned = learn_layers(network, sequences, settings, f"{manifest.parent}: learn")
-    tensors = round_layers(network, learned, settings["bits"])
+    tensors = round_layers(learned, settings["bits"])
     save_model(network, model, checkpoint)
     write_atomically(checkpoint / TRANSFORMS, lambda path: safetensors.torch.save_file(tensors, path))
     write_settings(checkpoint, served_settings(settings))

@@ -1,25 +1,29 @@
 """GPTQ: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
 (arXiv 2210.17323), Algorithm 1, by the GPTQModel library.
 
-The packed checkpoint that GPTQModel writes stands in the subfolder `packed/`, where vLLM does not take it for
-weights; the weights beside it are computed from its integers and stored scales, so that the two are twins. The setting
-`packed` makes the checkpoint itself a packed one, of the kind that vLLM serves.
+Each layer is kept as it is finished (_store.py). A job that goes on puts the finished ones into the model and tells the
+library to leave them as they are: their outputs, and so all later layers, are those of an undisturbed run. At 4 bits a
+packed checkpoint stands in the subfolder `packed/`, where vLLM does not take it for weights; with `packed` it is the
+checkpoint itself.
 """
 
 import contextlib
+import functools
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoConfig
 
 from scripts.manifest import write_manifest
-from scripts.quantize._packed import add_packed, pack
-from scripts.quantize._rewrite import rewrite_linears
-from scripts.quantize._store import stored
+from scripts.quantize._layers import not_finite, put
+from scripts.quantize._packed import PACKED_BITS, add_packed, multiples
+from scripts.quantize._rewrite import of_layers, rewrite_linears
+from scripts.quantize._store import Tensors, keep, part, stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -32,11 +36,71 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
+class Keeper:
+    """What the library calls: keeps each layer's rounded weights, and the scales of their groups.
+
+    Raises:
+        UserError: a layer gives NaN or infinite values, by which the library would go on quantizing.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.weights, self.damaged = network, Tensors(), None
+        for index, layer in enumerate(network.model.layers):
+            layer.register_forward_hook(functools.partial(self.look, index))
+
+    def look(self, index: int, _: nn.Module, __: tuple, output: torch.Tensor | tuple) -> None:
+        if self.damaged is None and not (output[0] if isinstance(output, tuple) else output).isfinite().all():
+            self.damaged = index
+
+    def subset_event(self, *, stage: str, layer_idx: int, module_names: list[str], **_: object) -> None:
+        if stage == "quant_complete":  # the library packs them next
+            for name in module_names:
+                self.weights[name] = self.network.get_submodule(f"model.layers.{layer_idx}.{name}").weight.data
+
+    def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:
+        if self.damaged is not None or not all(weight.isfinite().all() for weight in self.weights.values()):
+            raise not_finite(f"layer {layer_idx} gives NaN or infinite values")
+        if not submodule_finalized or not self.weights:
+            return
+        tensors = {f"{name}.weight": weight for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            packed = self.network.get_submodule(f"model.layers.{layer_idx}.{name}")
+            tensors[f"{name}.scale"] = scales(weight.cpu(), packed.scales.T)
+        keep(f"layer{layer_idx}", tensors)
+        self.weights = Tensors()
+
+
+def scales(weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """The scales by which a weight was rounded, which the library keeps in float16, exactly: by least squares.
+
+    Args:
+        weight: `(out_features, in_features)`, multiples of the scales.
+        rounded: `(out_features, groups)`, the scales in float16.
+
+    Returns:
+        `(out_features, groups)` in float32.
+    """
+    steps = multiples(weight.float(), rounded.float())
+    groups = weight.float().unflatten(1, (rounded.shape[1], -1))
+    return torch.where(steps.any(-1), (groups * steps).sum(-1) / steps.pow(2).sum(-1), rounded.float())
+
+
 def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQModel":
-    """GPTQ on all decoder linear layers, calibrated on sequences of token ids."""
+    """GPTQ on all decoder linear layers, calibrated on sequences of token ids; keeps a part of each layer.
+
+    Raises:
+        UserError: a layer gives NaN or infinite values; the message names it.
+    """
     from gptqmodel import GPTQModel, QuantizeConfig
 
-    config = QuantizeConfig(
+    config = AutoConfig.from_pretrained(model)
+    finished = {}
+    for index in range(config.num_hidden_layers):
+        if (path := part(f"layer{index}")) is None:
+            break
+        print(f"store: layer{index} was finished by an earlier job", flush=True)
+        finished[index] = path
+    settings = QuantizeConfig(
         bits=settings["bits"],
         group_size=settings["group_size"],
         sym=settings["sym"],
@@ -45,9 +109,17 @@ def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQM
         mse=settings["mse"],
         damp_percent=settings["damp_percent"],
         act_group_aware=False,
+        format="gptq_v2",  # of zero points; the other knows symmetric grids alone
+        fallback=None,  # it would round to nearest where a layer fails, and say so in its log only
         offload_to_disk=False,
+        wait_for_submodule_finalizers=True,
+        dynamic={rf"-:model\.layers\.{index}\.": {} for index in finished} or None,
     )
-    engine = GPTQModel.load(str(model.absolute()), config, dtype=AutoConfig.from_pretrained(model).dtype)
+    engine = GPTQModel.load(str(model.absolute()), settings, dtype=config.dtype)
+    for index, path in finished.items():
+        layer = engine.model.model.layers[index]
+        put(layer, {name: x for name, x in load_file(path).items() if name.endswith(".weight")})
+    engine.subset_callback = engine.layer_callback = Keeper(engine.model)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
     # It leaves a log of its own in the working folder; what it says is in our log too.
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
@@ -55,51 +127,17 @@ def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQM
     return engine
 
 
-def load_packed(packed: Path) -> "BaseQModel":
-    """The packed checkpoint under GPTQModel's reference kernel, with the scales as exact as they are stored."""
-    from gptqmodel import BACKEND, GPTQModel
-
-    return GPTQModel.load(str(packed), backend=BACKEND.GPTQ_TORCH, dtype=torch.float16)
-
-
-def unpack(engine: "BaseQModel") -> dict[str, torch.Tensor]:
-    """Dequantized weights `(out_features, in_features)` of a packed model, by parameter name, in float32."""
-    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
-
-    weights = {}
-    for name, module in engine.model.named_modules():
-        if isinstance(module, BaseQuantLinear):
-            module.scales = module.scales.float()  # stored in float16, but their products are not rounded to it
-            weights[f"{name}.weight"] = module.dequantize_weight().T
-    return weights
-
-
-def pack_anew(engine: "BaseQModel", weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The packed model's linear layers in the format of `_packed.py`; `weights` are what `unpack` gave."""
-    packed = {}
-    for name, weight in weights.items():
-        layer = name.removesuffix(".weight")
-        packed |= pack(layer, weight, engine.model.get_submodule(layer).scales.T, dtype)
-    return packed
-
-
 @stage
 @stored
 def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
-    packed = checkpoint.with_name(".packed")
-    shutil.rmtree(packed, ignore_errors=True)
-    quantize(model, sequences, settings).save(str(packed))
-    (packed / "quant_log.csv").unlink()  # holds times, and what it says is in the log
-    engine = load_packed(packed)
-    weights = unpack(engine)
-    rewrite_linears(model, checkpoint, lambda name, _: weights[name])
-    if settings.get("packed"):
-        dtype = AutoConfig.from_pretrained(model).dtype
-        add_packed(checkpoint, pack_anew(engine, weights, dtype), settings["group_size"], alone=True)
-        shutil.rmtree(packed)
-    else:
-        packed.rename(checkpoint / "packed")
+    layers = AutoConfig.from_pretrained(model).num_hidden_layers
+    if part(f"layer{layers - 1}") is None:
+        quantize(model, sequences, settings)
+    rounded = of_layers("weight")
+    rewrite_linears(model, checkpoint, lambda name, _: rounded(name))
+    if settings["bits"] == PACKED_BITS:
+        add_packed(checkpoint, settings["group_size"], alone=settings.get("packed", False))
     write_manifest(checkpoint, manifest)
 
 

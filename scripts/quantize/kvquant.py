@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from scripts.fakequant.rounding import asymmetric_grid
 from scripts.fakequant.settings import KEY_GRIDS, write_settings
 from scripts.manifest import write_manifest
-from scripts.quantize._layers import each_layer
+from scripts.quantize._layers import Run, each_layer
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._store import stored
+from scripts.quantize._store import Tensors, kept, stored
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
@@ -33,10 +33,10 @@ class Range:
             ends = torch.stack([torch.minimum(ends[0], self.ends[0]), torch.maximum(ends[1], self.ends[1])])
         self.ends = ends
 
-    def grid(self, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def grid(self, bits: int) -> Tensors:
         """Scale and zero point of each channel, `(kv_heads * head_dim,)` both."""
         scale, zero = asymmetric_grid(self.ends.T, bits)
-        return scale[:, 0], zero[:, 0]
+        return {"scale": scale[:, 0].contiguous(), "zero": zero[:, 0].contiguous()}
 
 
 def key_grids(
@@ -45,19 +45,24 @@ def key_grids(
     """`{layer}.scale` and `{layer}.zero` of every layer's keys at the place where they are rounded."""
     grids = {}
     for index, (layer, run) in enumerate(each_layer(network, sequences, label)):
-        attention, seen = layer.self_attn, Range()
-
-        def see(module: nn.Module, _: tuple, keys: torch.Tensor, seen: Range = seen) -> None:
-            if place == "before_bias" and module.bias is not None:
-                keys = keys - module.bias
-            seen.see(keys.flatten(2) if place == "after_norm" else keys)
-
-        handle = (attention.k_norm if place == "after_norm" else attention.k_proj).register_forward_hook(see)
-        run()
-        handle.remove()
-        scale, zero = seen.grid(bits)
-        grids |= {f"{index}.scale": scale.cpu(), f"{index}.zero": zero.cpu()}
+        grid = kept(f"keys{index}", lambda layer=layer, run=run: key_grid(layer, run, bits, place))
+        grids |= {f"{index}.{name}": part.cpu() for name, part in grid.items()}
     return grids
+
+
+def key_grid(layer: nn.Module, run: Run, bits: int, place: str) -> Tensors:
+    """The grid of one layer's keys."""
+    attention, seen = layer.self_attn, Range()
+
+    def see(module: nn.Module, inputs: tuple[torch.Tensor], keys: torch.Tensor) -> None:
+        if place == "before_bias":
+            keys = nn.functional.linear(inputs[0], module.weight)  # keys - bias would be rounded as keys are
+        seen.see(keys.flatten(2) if place == "after_norm" else keys)
+
+    handle = (attention.k_norm if place == "after_norm" else attention.k_proj).register_forward_hook(see)
+    run()
+    handle.remove()
+    return seen.grid(bits)
 
 
 @stage

@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -10,9 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import write_settings
 from scripts.manifest import write_manifest
-from scripts.quantize._layers import each_layer, fold, inputs_of, linears, quantize_layers
+from scripts.quantize._layers import Run, each_layer, fold, inputs_of, linears, quantize_layers
 from scripts.quantize._rewrite import save_model
-from scripts.quantize._store import stored
+from scripts.quantize._store import Tensors, kept, stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -39,20 +40,33 @@ def norms(layer: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Linear]]]:
     yield layer.post_attention_layernorm, [modules[name] for name in ("gate_proj", "up_proj")]
 
 
-@torch.no_grad()
 def smooth(model: PreTrainedModel, sequences: list[list[int]], alpha: float, label: str) -> None:
     """Fold the scales in place: the model computes what it did."""
-    for layer, run in each_layer(model, sequences, label):
-        for norm, following in norms(layer):
-            largest = torch.zeros(following[0].in_features, device=norm.weight.device)
+    for index, (layer, run) in enumerate(each_layer(model, sequences, label)):
+        scales = kept(f"smooth{index}", lambda layer=layer, run=run: smoothing_of(layer, run, alpha))
+        run.once()
+        for position, (norm, following) in enumerate(norms(layer)):
+            fold(norm, following, scales[str(position)].to(norm.weight.device))
 
-            def see(x: torch.Tensor, largest: torch.Tensor = largest) -> None:
-                torch.maximum(largest, x.float().abs().amax(0), out=largest)
 
-            with inputs_of(following[0], see):
-                run()
-            scale = smoothing(largest, torch.cat([linear.weight.float() for linear in following]), alpha)
-            fold(norm, following, scale)
+@torch.no_grad()
+def smoothing_of(layer: nn.Module, run: Run, alpha: float) -> Tensors:
+    """What `smoothing` gives for each of the layer's norms, by position, from one run in full precision."""
+    pairs = list(norms(layer))
+    largest = [torch.zeros(linears[0].in_features, device=norm.weight.device) for norm, linears in pairs]
+
+    with ExitStack() as stack:
+        for (_, following), seen in zip(pairs, largest, strict=True):
+
+            def see(x: torch.Tensor, seen: torch.Tensor = seen) -> None:
+                torch.maximum(seen, x.float().abs().amax(0), out=seen)
+
+            stack.enter_context(inputs_of(following[0], see))
+        run()
+    return {
+        str(position): smoothing(seen, torch.cat([linear.weight.float() for linear in following]), alpha)
+        for position, ((_, following), seen) in enumerate(zip(pairs, largest, strict=True))
+    }
 
 
 @stage
