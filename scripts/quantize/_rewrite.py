@@ -17,6 +17,8 @@ from scripts.run.files import write_atomically
 # Only the decoder blocks' linear layers are quantized: not embeddings, norms, lm_head or biases.
 LINEAR_WEIGHT = re.compile(r"model\.layers\.(\d+)\.((?:self_attn|mlp)\.[a-z]+_proj)\.weight")
 
+SHARD_SIZE = "5GB"  # as most models are published: what works shard by shard holds one of them
+
 
 def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
     """A copy of the checkpoint in which `change(name, weight)` replaces each decoder linear weight.
@@ -54,4 +56,4 @@ def save_model(model: PreTrainedModel, source: Path, target: Path) -> None:
     link_checkpoint(source, target)
     for path in [*target.glob("*.safetensors*"), target / "config.json", target / "generation_config.json"]:
         path.unlink(missing_ok=True)  # the link, not what it leads to
-    model.save_pretrained(target)
+    model.save_pretrained(target, max_shard_size=SHARD_SIZE)
