@@ -1,5 +1,6 @@
 """SmoothQuant: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models"
 (arXiv 2211.10438), Equation 4, folded into the norms before the attention's and the MLP's first layers; then GPTQ.
+Scales are in float32 (the study rounds them to bfloat16; either way both sides of a layer have the same).
 """
 
 from collections.abc import Iterator

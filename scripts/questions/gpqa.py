@@ -1,6 +1,8 @@
 """GPQA-Diamond: 198 questions of biology, chemistry and physics with four answers (Rein et al., arXiv 2311.12022).
 
 Prompt: that of OpenAI's simple-evals for multiple choice, as in the study; the last line is to be "Answer: $LETTER".
+Answers stand in one of 24 orders, by the question's id, without white space at their ends (the study inserts the right
+one at a random place, and strips nothing).
 Source: Idavidrein/gpqa, gpqa_diamond, on the hub (gated). Licence: CC-BY-4.0.
 """
 

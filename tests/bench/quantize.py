@@ -42,6 +42,7 @@ def run_one(folder: Path, method: str) -> None:
     """In a process of its own; prints last a line of JSON."""
     from scripts.quantize import awq, gptq
     from scripts.quantize._layers import quantize_layers
+    from scripts.quantize._store import keeping
     from scripts.quantize.flatquant import learn_layers
     from scripts.quantize.kvquant import key_grids
     from scripts.quantize.quarot import rotate
@@ -60,12 +61,14 @@ def run_one(folder: Path, method: str) -> None:
     elif method == "key grids":
         key_grids(model, sequences, 4, "before_bias", method)
     elif method == "awq":
-        awq.scale_and_clip(model, sequences, SETTINGS["bits"], 128, method)
+        awq.quantize_layers(model, sequences, SETTINGS["bits"], 128, method)
     elif method.startswith("flatquant"):
-        learn_layers(model, sequences, FLATQUANT | {"epochs": int(method.split()[1])}, method)
+        for _ in learn_layers(model, sequences, FLATQUANT | {"epochs": int(method.split()[1])}, method):
+            pass
     else:
         del model
-        gptq.quantize(folder, sequences, SETTINGS)
+        with tempfile.TemporaryDirectory() as parts, keeping(Path(parts)):
+            gptq.quantize(folder, sequences, SETTINGS)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": seconds, "peak": peak}))
