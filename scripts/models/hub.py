@@ -11,16 +11,20 @@ from transformers import AutoTokenizer
 
 from scripts.hub import Source, fetch, listing, place
 from scripts.manifest import write_manifest
+from scripts.models._weights import WEIGHTS, check_config, check_weights, read_json
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
 from scripts.run.stage import Output, Parameter, Settings, stage
 
-WEIGHTS = "model*.safetensors"
 TAKEN = [
     WEIGHTS, "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "LICENCE*", "NOTICE*",
+]  # fmt: skip
+STATED = [
+    "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
+    "num_key_value_heads",
 ]  # fmt: skip
 CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 PROBE = "It isn't 12345 + 67.8 = 12412.8,\n\n  so \\boxed{7}: 2 ≠ “Größe” 你好\t<think>\nWait</think>"
@@ -46,21 +50,26 @@ def taken(names: list[str], where: object) -> list[str]:
 
 def check_no_code(path: Path, where: object) -> None:
     """Refuse a configuration that names code of the repository's own."""
-    if code := json.loads(path.read_text()).get("auto_map"):
+    if code := read_json(path, where).get("auto_map"):
         raise UserError(
             f"{where}: auto_map in {path.name} asks for code of the repository, {json.dumps(code)}, which is never "
             "run: take a model whose architecture transformers knows"
         )
 
 
-def facts_of(checkpoint: dict[str, Path]) -> dict[str, object]:
-    """What config.json and the headers of the weights say, under the names of config/models.tsv."""
-    config = json.loads(checkpoint["config.json"].read_text())
-    shapes = {}
-    for name, path in checkpoint.items():
-        if fnmatchcase(name, WEIGHTS):
-            with safe_open(path, "np") as tensors:
-                shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+def facts_of(checkpoint: Path, where: object) -> dict[str, object]:
+    """What config.json and the headers of the weights say, under the names of config/models.tsv.
+
+    Raises:
+        UserError: config.json leaves one out.
+    """
+    config, shapes = read_json(checkpoint / "config.json", where), {}
+    for name in STATED:
+        if name not in config:
+            raise UserError(f"{where}: config.json does not say {name}, which the pipeline plans with: add it")
+    for path in checkpoint.glob(WEIGHTS):
+        with safe_open(path, "np") as tensors:
+            shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
     return {
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "context_length": config["max_position_embeddings"],
@@ -103,27 +112,32 @@ def settle_tokenizer(checkpoint: Path, where: object) -> None:
         )
 
 
+def check_configurations(paths: dict[str, Path], where: object) -> None:
+    for name in CONFIGURATIONS:
+        check_no_code(paths[name], where)
+    check_config(paths["config.json"], where)
+
+
 @stage
 def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Settings) -> None:
     if settings["local"]:
         where, folder = f"models {model}: {settings['local']}", Path(settings["local"])
         names = taken([path.name for path in folder.iterdir() if path.is_file()], where)
         paths = {name: folder / name for name in names}
-        for name in CONFIGURATIONS:
-            check_no_code(paths[name], where)
+        check_configurations(paths, where)
     else:
         where = Source("models", model, settings["repository"], settings["revision"])
         names = taken(list(listing(where)), where)
-        for path in fetch(where, CONFIGURATIONS).values():  # before the weights, which are large
-            check_no_code(path, where)
+        check_configurations(fetch(where, CONFIGURATIONS), where)  # before the weights, which are large
         paths = fetch(where, names)
-    for fact, value in facts_of(paths).items():
+    place(paths, checkpoint)
+    check_weights(checkpoint, where)
+    for fact, value in facts_of(checkpoint, where).items():
         if settings[fact] != value:
             raise UserError(
                 f"config/models.tsv: model {model}: {fact} is {settings[fact]}, {where} has {value}; correct it"
             )
     record.add_facts(source=settings["local"] or settings["repository"])
-    place(paths, checkpoint)
     settle_tokenizer(checkpoint, where)
     write_manifest(checkpoint, manifest)
 

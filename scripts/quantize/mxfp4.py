@@ -1,8 +1,8 @@
 """MXFP4: round to nearest in the format of the "OCP Microscaling Formats (MX) Specification", version 1.0.
 
 Weights, the inputs of linear layers, and keys and values after RoPE; queries stay in full precision. Ties go to the
-even mantissa, as the standard asks (section 5.3.3); the study's code for MXFP4 is not published, and another rounds ties
-away from zero.
+even mantissa, as the standard asks (section 5.3.3); the study's code for MXFP4 is not published, and microxcaling's
+default rounds them away from zero.
 """
 
 from scripts.fakequant.mxfp4 import round_mxfp4
