@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.fakequant.hadamard import hadamard_matrix, hadamard_transform
+from scripts.fakequant.hadamard import hadamard_factors, hadamard_transform
 from scripts.fakequant.mxfp4 import round_mxfp4
 from scripts.fakequant.orders import has_hadamard
 from scripts.fakequant.rounding import round_tokens
-from scripts.fakequant.settings import round_heads, round_input
+from scripts.fakequant.settings import hadamard_at, round_heads, round_input
+from tests.tiny import hadamard_matrix
 
 # Hidden and intermediate sizes of the study's models and their like.
 SIZES = [
@@ -38,13 +39,30 @@ def test_a_hadamard_matrix_has_signs_and_orthogonal_rows(order: int):
 @pytest.mark.parametrize("order", [1, 12, 128, 448, 2432])
 def test_the_fast_transform_is_the_matrix(order: int):
     x = torch.randn(2, 3, order, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(hadamard_transform(x), x @ hadamard_matrix(order))
+    factors = hadamard_factors(order)
+    torch.testing.assert_close(hadamard_transform(x, factors), x @ hadamard_matrix(order))
+    parts = torch.cat([x, 2 * x], -1)
+    torch.testing.assert_close(hadamard_transform(parts, factors).chunk(2, -1)[1], 2 * x @ hadamard_matrix(order))
+
+
+@pytest.mark.parametrize("size", [3584, 4736, 3072, 2240, 128])
+def test_a_transform_of_16_bits_is_rounded_once(size: int):
+    """Sums in float32 of what bf16 holds, with factors of exactly ±1: no gain of its own, and ties alone differ."""
+    factors = hadamard_factors(size)
+    assert all(factor.dtype == torch.float32 and factor.abs().eq(1).all() for factor in factors)
+    x = torch.randn(64, size, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found, exact = hadamard_transform(x, factors), x.double() @ hadamard_matrix(size)
+    assert (found != exact.bfloat16()).float().mean() < 1e-3
+    assert abs((found.double() * exact).sum() / exact.pow(2).sum() - 1) < 1e-4
+    one = torch.zeros(size, dtype=torch.bfloat16)
+    one[0] = 1
+    assert hadamard_transform(one, factors).double().norm() == pytest.approx(1, abs=2e-3)
 
 
 def test_a_size_without_a_matrix_is_refused_by_number():
     assert not has_hadamard(11008)
     with pytest.raises(ValueError, match="11008"):
-        hadamard_transform(torch.zeros(11008))
+        hadamard_factors(11008)
 
 
 def plain_loop(row: list[float], bits: int, clip: float, *, symmetric: bool) -> list[float]:
@@ -138,10 +156,12 @@ def test_a_ranks_share_is_rounded_as_the_whole_is(layer: str, ranks: int):
     """Bit for bit; and with another number of groups it is not."""
     settings = {"row_groups": 4, "activations": ACTIVATIONS, "hadamard": ["down_proj"]}
     x = torch.randn(5, 4 * 96, generator=torch.Generator().manual_seed(0))
-    whole = round_input(x, layer, settings, 4, {})
-    shares = [round_input(share, layer, settings, 4 // ranks, {}) for share in x.chunk(ranks, -1)]
+    factors = hadamard_at(settings, layer, 96)
+    assert bool(factors) == (layer == "down_proj")
+    whole = round_input(x, layer, settings, 4, factors)
+    shares = [round_input(share, layer, settings, 4 // ranks, factors) for share in x.chunk(ranks, -1)]
     assert torch.equal(torch.cat(shares, -1), whole)
-    assert not torch.equal(round_input(x, layer, settings, 2, {}), whole)
+    assert not torch.equal(round_input(x, layer, settings, 2, factors), whole)
 
 
 def test_groups_of_keys_and_values_never_cross_heads():

@@ -1,9 +1,12 @@
 """The trained tiny reasoners in memory, random models of odd shapes, and solved problems as the former know them."""
 
+import math
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
+from scripts.fakequant.hadamard import hadamard_factors
 from scripts.models import arithmetic
 from scripts.questions._arithmetic import problems
 from tests.conftest import ROOT
@@ -14,6 +17,11 @@ SHAPES = {
     "qwen3": (Qwen3Config, 4, 2, 64, 128, 384),
     "llama": (LlamaConfig, 9, 3, 64, 576, 1536),
 }
+
+
+def hadamard_matrix(n: int) -> torch.Tensor:
+    """The orthogonal matrix `(n, n)` of `hadamard_transform`, dense, in float64."""
+    return torch.kron(*hadamard_factors(n)).double() / math.sqrt(n)
 
 
 def trained(name: str) -> PreTrainedModel:

@@ -1,67 +1,56 @@
 """Hadamard matrices by construction, applied as a fast transform.
 
 Paley, "On orthogonal matrices" (1933), constructions I and II over prime fields, doubled by Sylvester: an order is
-a small Paley order times a power of two, and the transform is a product of small dense factors.
+a small Paley order times a power of two, and the transform is a product of one or two small dense factors. They are
+made once, on the default device: what is traced for a GPU must not make tensors or copy them.
 """
 
-import functools
 import math
 
 import torch
 
 from scripts.fakequant.orders import paley_field, paley_order
 
-RADIX = 64  # of the butterflies that apply the power of two
+SECOND = 128  # what applying a second factor costs, in columns of a dense one: it passes over memory once more
+
+Factors = tuple[torch.Tensor, torch.Tensor]
 
 
-def hadamard_transform(x: torch.Tensor) -> torch.Tensor:
-    """Multiply the last axis by the orthogonal Hadamard matrix of its length, `x @ hadamard_matrix(n)`: same shape.
+def hadamard_factors(n: int) -> Factors:
+    """Matrices of ±1, `(a, a)` and `(b, b)` with a b = n, in float32, on the default device.
+
+    Their Kronecker product, divided by the square root of n, is the orthogonal Hadamard matrix of order n.
 
     Raises:
         ValueError: there is no such matrix for n.
     """
-    n = x.shape[-1]
-    factors = [_factor(m, x.dtype, x.device) for m in _orders(n)]
-    y = x.unflatten(-1, [len(factor) for factor in factors])
-    for position, factor in enumerate(factors):
-        axis = position - len(factors)
-        y = (y.transpose(axis, -1) @ factor).transpose(axis, -1)
-    return y.flatten(-len(factors))
-
-
-def hadamard_by_part(x: torch.Tensor, width: int) -> torch.Tensor:
-    """Transform each `width` channels of the last axis: same shape."""
-    return hadamard_transform(x.unflatten(-1, (-1, width))).flatten(-2)
-
-
-def hadamard_matrix(n: int) -> torch.Tensor:
-    """The orthogonal matrix `(n, n)` of `hadamard_transform`, in float64."""
-    return functools.reduce(torch.kron, (_factor(m, torch.float64, torch.device("cpu")) for m in _orders(n)))
-
-
-@functools.cache
-def _orders(n: int) -> list[int]:
-    """Orders of the dense factors whose Kronecker product is the matrix of order n: first Paley's, then Sylvester's."""
     paley = paley_order(n)
     if paley is None:
         raise ValueError(f"no Hadamard matrix of order {n} is known to this code (Sylvester times Paley I or II)")
-    powers, rest = [], n // paley
-    while rest > 1:
-        powers.append(min(rest, RADIX))
-        rest //= powers[-1]
-    return [order for order in (paley, *powers) if order > 1] or [1]
+    powers = [2**k for k in range((n // paley).bit_length())]
+    right = min((n, *powers), key=lambda b: b if b == n else n // b + b + SECOND)
+    return _signs(n // right), _signs(right)
 
 
-@functools.cache
-def _factor(order: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """An orthogonal Hadamard matrix `(order, order)`, dense."""
-    if order & (order - 1) == 0:
-        matrix = torch.ones(1, 1, dtype=torch.float64)
-        for _ in range(order.bit_length() - 1):
-            matrix = torch.kron(matrix, torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64))
-    else:
-        matrix = _paley(*paley_field(order))
-    return (matrix / math.sqrt(order)).to(dtype).to(device)
+def hadamard_transform(x: torch.Tensor, factors: Factors) -> torch.Tensor:
+    """Multiply each n channels of the last axis by the orthogonal matrix of these factors: same shape and dtype.
+
+    In float32, or float64 where x is, and cast once at the end: sums of what bf16 holds are nearly exact.
+    """
+    left, right = (factor.to(torch.float64 if x.dtype == torch.float64 else torch.float32) for factor in factors)
+    y = x.to(left.dtype).unflatten(-1, (-1, len(left), len(right))) @ right
+    if len(left) > 1:
+        y = (y.mT @ left).mT
+    return (y.flatten(-3) / math.sqrt(len(left) * len(right))).to(x.dtype)
+
+
+def _signs(order: int) -> torch.Tensor:
+    """A Hadamard matrix `(order, order)` of ±1, dense, in float32."""
+    paley = paley_order(order)
+    matrix = torch.ones(1, 1) if paley == 1 else _paley(*paley_field(paley))
+    for _ in range((order // paley).bit_length() - 1):
+        matrix = torch.kron(matrix, torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+    return matrix.float()
 
 
 def _paley(prime: int, construction: int) -> torch.Tensor:

@@ -20,7 +20,17 @@ from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
 from scripts.fakequant.rounding import fake_quantize
-from scripts.fakequant.settings import KEY_GRIDS, METHOD, ROW_PARALLEL, TRANSFORMS, learned_at, round_heads, round_input
+from scripts.fakequant.settings import (
+    KEY_GRIDS,
+    METHOD,
+    ROW_PARALLEL,
+    TRANSFORMS,
+    Tensors,
+    hadamard_at,
+    learned_at,
+    round_heads,
+    round_input,
+)
 
 Grid = tuple[torch.Tensor, torch.Tensor]  # scale and zero point
 
@@ -42,11 +52,9 @@ def check_tensor_parallel(settings: dict[str, Any], size: int) -> None:
 class FakeQuantLinear(UnquantizedLinearMethod):
     """A linear layer whose input is rounded, and whose keys are, where it makes them before RoPE."""
 
-    def __init__(
-        self, name: str, settings: dict[str, Any], key_grid: Grid | None, learned: dict[str, torch.Tensor]
-    ) -> None:
+    def __init__(self, name: str, settings: dict[str, Any], key_grid: Grid | None, tensors: Tensors) -> None:
         super().__init__()
-        self.name, self.settings, self.key_grid, self.learned = name, settings, key_grid, learned
+        self.name, self.settings, self.key_grid, self.tensors = name, settings, key_grid, tensors
         size = get_tensor_model_parallel_world_size()
         self.row_groups = settings.get("row_groups", size) // size
 
@@ -57,7 +65,7 @@ class FakeQuantLinear(UnquantizedLinearMethod):
         super().process_weights_after_loading(layer)
 
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x = round_input(x, self.name, self.settings, self.row_groups, self.learned)
+        x = round_input(x, self.name, self.settings, self.row_groups, self.tensors)
         if self.key_grid is None:
             return super().apply(layer, x, bias)
         settings = self.settings["keys_before_rope"]
@@ -141,16 +149,19 @@ class FakeQuantConfig(QuantizationConfig):
             if keys["place"] == "after_norm":
                 round_key_norm(key_grid, keys["bits"], layer.head_size)
                 key_grid = None
-        return FakeQuantLinear(name, self.settings, key_grid, self._learned(index, name))
+        # Both are made on the default device: while vLLM makes a model, the one that it makes it on.
+        factors = hadamard_at(self.settings, name, layer.input_size // self.settings.get("row_groups", 1))
+        return FakeQuantLinear(name, self.settings, key_grid, factors | self._learned(index, name))
 
     def _round_attention(self, layer: Attention, prefix: str) -> None:
-        forward, learned = layer.forward, self._learned(_layer_index(prefix), "heads")
+        tensors = hadamard_at(self.settings, "heads", layer.head_size) | self._learned(_layer_index(prefix), "heads")
+        forward = layer.forward
 
         def rounded(
             query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **named: Any
         ) -> torch.Tensor:
             heads = [x.reshape(-1, x.shape[-1] // layer.head_size, layer.head_size) for x in (query, key, value)]
-            rounded_heads = round_heads(*heads, self.settings, learned)
+            rounded_heads = round_heads(*heads, self.settings, tensors)
             return forward(*(x.flatten(1) for x in rounded_heads), *arguments, **named)
 
         # vLLM asks for the method of an attention layer more than once; to round twice is not to round.
@@ -164,7 +175,7 @@ class FakeQuantConfig(QuantizationConfig):
         own = slice(first, first + layer.num_kv_heads * layer.head_size)
         return grids[f"{index}.scale"][own], grids[f"{index}.zero"][own]
 
-    def _learned(self, index: int, name: str) -> dict[str, torch.Tensor]:
+    def _learned(self, index: int, name: str) -> Tensors:
         """What was learned for an input, or for `heads`: of row-parallel layers the row groups of this rank."""
         if "learned" not in self.settings:
             return {}
@@ -172,7 +183,7 @@ class FakeQuantConfig(QuantizationConfig):
         if name in ROW_PARALLEL:
             size, rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
             tensors = {key: tensor.chunk(size)[rank] for key, tensor in tensors.items()}
-        device = torch.get_default_device()  # while vLLM makes a model, the one that it makes it on
+        device = torch.get_default_device()
         return {key: tensor.to(device) for key, tensor in tensors.items()}
 
     def _tensors(self, file: str) -> dict[str, torch.Tensor]:

@@ -12,7 +12,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scripts.fakequant.rounding import fake_quantize
-from scripts.fakequant.settings import KEY_GRIDS, METHOD, TRANSFORMS, learned_at, round_heads, round_input
+from scripts.fakequant.settings import (
+    KEY_GRIDS,
+    METHOD,
+    TRANSFORMS,
+    Tensors,
+    hadamard_at,
+    learned_at,
+    round_heads,
+    round_input,
+)
 
 KEYS_AT = {"before_bias": "k_proj", "after_bias": "k_proj", "after_norm": "k_norm"}
 
@@ -36,13 +45,19 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], tensors: dict[str, 
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and ".layers." in name:
             linear, layer = name.rsplit(".", 1)[-1], re.search(r"layers\.(\d+)\.", name)[1]
-            module.register_forward_pre_hook(_input_rounding(linear, settings, learned_at(tensors, layer, linear)))
+            used = hadamard_at(settings, linear, module.in_features // settings.get("row_groups", 1))
+            used |= learned_at(tensors, layer, linear)
+            module.register_forward_pre_hook(_input_rounding(linear, settings, used))
         if (keys := settings.get("keys_before_rope")) and name.endswith(KEYS_AT[keys["place"]]):
             layer = re.search(r"layers\.(\d+)\.", name)[1]
             grid = tensors[f"{layer}.scale"], tensors[f"{layer}.zero"]
             module.register_forward_hook(_key_rounding(grid, **keys))
 
-    heads = [learned_at(tensors, index, "heads") for index in range(model.config.num_hidden_layers)]
+    config = model.config
+    factors = hadamard_at(
+        settings, "heads", getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    heads = [factors | learned_at(tensors, index, "heads") for index in range(config.num_hidden_layers)]
 
     def attention(
         module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **named: Any
@@ -54,9 +69,11 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], tensors: dict[str, 
     model.config._attn_implementation = METHOD
 
 
-def _input_rounding(layer: str, settings: dict[str, Any], learned: dict[str, torch.Tensor]) -> Any:
+def _input_rounding(layer: str, settings: dict[str, Any], tensors: Tensors) -> Any:
     def hook(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (round_input(inputs[0], layer, settings, settings.get("row_groups", 1), learned),)
+        x = inputs[0]  # while a quantizer calibrates, a layer may be on a GPU, and no longer where it was made
+        used = {name: tensor.to(x.device) for name, tensor in tensors.items()}
+        return (round_input(x, layer, settings, settings.get("row_groups", 1), used),)
 
     return hook
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from scripts.fakequant.hadamard import hadamard_by_part, hadamard_transform
+from scripts.fakequant.hadamard import hadamard_factors, hadamard_transform
 from scripts.fakequant.kronecker import kronecker
 from scripts.fakequant.mxfp4 import round_mxfp4
 from scripts.fakequant.rounding import round_tokens
@@ -54,6 +54,8 @@ PLACES = {
 }
 KV_GROUP = 128
 MXFP4 = {"format": "mxfp4"}
+FACTORS = "hadamard_left", "hadamard_right"
+Tensors = dict[str, torch.Tensor]
 
 
 def read_settings(checkpoint: Path) -> dict[str, Any] | None:
@@ -78,14 +80,27 @@ def write_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
 
 
-def learned_at(tensors: dict[str, torch.Tensor], layer: int | str, name: str) -> dict[str, torch.Tensor]:
+def hadamard_at(settings: dict[str, Any], name: str, width: int) -> Tensors:
+    """Factors of the Hadamard transform of a linear layer's input, or of `heads`; empty where there is none.
+
+    Args:
+        settings: as above.
+        name: last part of the layer's name, or `heads`.
+        width: channels that are transformed together: a row group's, or a head's.
+    """
+    heads = name == "heads" and settings.get("keys", {}).get("hadamard")
+    asked = heads or name in settings.get("hadamard", ())
+    return dict(zip(FACTORS, hadamard_factors(width), strict=True)) if asked else {}
+
+
+def learned_at(tensors: Tensors, layer: int | str, name: str) -> Tensors:
     """What was learned for the input of a linear layer, or for `heads`, by the last part of its name."""
     prefix = f"{layer}.{PLACES.get(name, name)}."
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def round_input(
-    x: torch.Tensor, layer: str, settings: dict[str, Any], row_groups: int, learned: dict[str, torch.Tensor]
+    x: torch.Tensor, layer: str, settings: dict[str, Any], row_groups: int, tensors: Tensors
 ) -> torch.Tensor:
     """What a linear layer sees instead of its input.
 
@@ -94,36 +109,36 @@ def round_input(
         layer: last part of the layer's name.
         settings: as above.
         row_groups: groups that `x` holds: all of them, or the rank's share.
-        learned: transforms and clips of this input, for as many groups; empty where nothing was learned.
+        tensors: transforms and clips of this input, for as many groups: what `hadamard_at` and `learned_at` give.
     """
     width = x.shape[-1] // row_groups if layer in ROW_PARALLEL else x.shape[-1]
-    if layer in settings.get("hadamard", ()):
-        x = hadamard_by_part(x, width)
-    if "left" in learned:
-        x = kronecker(x, learned["left"], learned.get("right"))
+    if FACTORS[0] in tensors:
+        x = hadamard_transform(x, tuple(tensors[name] for name in FACTORS))
+    if "left" in tensors:
+        x = kronecker(x, tensors["left"], tensors.get("right"))
     activations = settings.get("activations")
     if activations == MXFP4:
         x = round_mxfp4(x)
     elif activations:
-        clip = learned["clip"] if "clip" in learned else activations["clip"]
+        clip = tensors["clip"] if "clip" in tensors else activations["clip"]
         x = round_tokens(x, activations["bits"], width, symmetric=activations["symmetric"], clip=clip)
     return x
 
 
 def round_heads(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    settings: dict[str, Any],
-    learned: dict[str, torch.Tensor],
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: dict[str, Any], tensors: Tensors
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values after RoPE, as attention and the cache see them: each `(..., heads, head_dim)`."""
+    """Queries, keys and values after RoPE, as attention and the cache see them: each `(..., heads, head_dim)`.
+
+    `tensors` are what `hadamard_at` and `learned_at` give for `heads`.
+    """
     keys, values = settings.get("keys"), settings.get("values")
-    if "key" in learned:
-        query, key = _by_head(query, learned["query"]), _by_head(key, learned["key"])
-    if keys and keys.get("hadamard"):
-        query, key = hadamard_transform(query), hadamard_transform(key)
-    clips = learned.get("key_clip"), learned.get("value_clip")
+    if "key" in tensors:
+        query, key = _by_head(query, tensors["query"]), _by_head(key, tensors["key"])
+    if FACTORS[0] in tensors:
+        factors = tuple(tensors[name] for name in FACTORS)
+        query, key = hadamard_transform(query, factors), hadamard_transform(key, factors)
+    clips = tensors.get("key_clip"), tensors.get("value_clip")
     alike = (keys or {}) | {"hadamard": None} == (values or {}) | {"hadamard": None}
     if alike and all(clip is None for clip in clips):
         # One call for both: for a few tokens on a CPU a call costs more than its work.

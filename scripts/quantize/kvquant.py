@@ -3,6 +3,8 @@ KV Cache Quantization" (arXiv 2401.18079): keys before RoPE (section 3.2) on a s
 from minimum and maximum over the calibration data; values per token; neither non-uniform grids nor outliers kept apart.
 """
 
+from typing import Any
+
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -65,18 +67,23 @@ def key_grid(layer: nn.Module, run: Run, bits: int, place: str) -> Tensors:
     return seen.grid(bits)
 
 
+def served_settings(settings: dict[str, Any], *, normed: bool) -> dict[str, Any]:
+    """What the engine is to round; in a model whose keys are `normed`, behind that norm."""
+    bits, place = settings["kv_bits"], "before_bias" if settings["before_bias"] else "after_bias"
+    keys = {"bits": bits, "place": "after_norm" if normed else place}
+    return {"keys_before_rope": keys, "values": {"bits": bits, "clip": 1.0}}
+
+
 @stage
 @stored
 def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
-    bits, place = settings["kv_bits"], "before_bias" if settings["before_bias"] else "after_bias"
-    if hasattr(network.model.layers[0].self_attn, "k_norm"):
-        place = "after_norm"
+    served = served_settings(settings, normed=hasattr(network.model.layers[0].self_attn, "k_norm"))
+    bits, place = (served["keys_before_rope"][name] for name in ("bits", "place"))
     grids = key_grids(network, sequences, bits, place, f"{manifest.parent}: ranges of keys")
     link_checkpoint(model, checkpoint)
     write_atomically(checkpoint / KEY_GRIDS, lambda path: save_file(grids, path))
-    served = {"keys_before_rope": {"bits": bits, "place": place}, "values": {"bits": bits, "clip": 1.0}}
     write_settings(checkpoint, served)
     write_manifest(checkpoint, manifest)
 

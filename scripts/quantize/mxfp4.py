@@ -5,6 +5,8 @@ even mantissa, as the standard asks (section 5.3.3); the study's code for MXFP4 
 default rounds them away from zero.
 """
 
+from typing import Any
+
 from scripts.fakequant.mxfp4 import round_mxfp4
 from scripts.fakequant.settings import MXFP4, write_settings
 from scripts.manifest import write_manifest
@@ -13,12 +15,16 @@ from scripts.quantize._store import stored
 from scripts.run.stage import Input, Output, Settings, stage
 
 
+def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is to round."""
+    return {"row_groups": settings["row_groups"], "activations": MXFP4, "keys": MXFP4, "values": MXFP4}
+
+
 @stage
 @stored
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     rewrite_linears(model, checkpoint, lambda _, weight: round_mxfp4(weight))
-    served = {"row_groups": settings["row_groups"], "activations": MXFP4, "keys": MXFP4, "values": MXFP4}
-    write_settings(checkpoint, served)
+    write_settings(checkpoint, served_settings(settings))
     write_manifest(checkpoint, manifest)
 
 

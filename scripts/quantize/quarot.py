@@ -5,15 +5,18 @@ residual stream is rotated (stage 1a), values and the attention's output by head
 transform across heads), the input of `down_proj` online (1b); then GPTQ.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from scripts.fakequant.hadamard import hadamard_by_part, hadamard_matrix
+from scripts.fakequant.hadamard import Factors, hadamard_factors, hadamard_transform
 from scripts.fakequant.reference import attach
 from scripts.fakequant.settings import write_settings
 from scripts.manifest import write_manifest
-from scripts.quantize._layers import linears, quantize_layers
+from scripts.quantize._chunks import row_chunks
+from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
@@ -21,77 +24,99 @@ from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
 
-def random_hadamard(size: int, seed: int) -> torch.Tensor:
-    """A Hadamard matrix whose rows have random signs, orthogonal, `(size, size)`, in float64."""
-    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
-    return signs * hadamard_matrix(size)
+def random_signs(size: int, seed: int) -> torch.Tensor:
+    """Of the rows of the Hadamard matrix that rotates the residual stream, `(size,)`, in float64."""
+    return torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
 
 
-def set_weight(module: nn.Module, weight: torch.Tensor) -> None:
-    module.weight.data = weight.to(module.weight.dtype)
+def transform_rows(weight: torch.Tensor, factors: Factors, signs: torch.Tensor | None = None) -> None:
+    """Multiply `(rows, channels)` from the right by diag(signs) and the Hadamard matrix, in place.
+
+    In float64, some rows at a time; a view of the transposed weight is multiplied from the left so.
+    """
+    for rows in row_chunks(weight):
+        x = rows.double()
+        rows.copy_(hadamard_transform(x if signs is None else x * signs, factors))
 
 
 def fuse_norm(norm: nn.Module, following: list[nn.Linear]) -> None:
     """Move the norm's weight into the linear layers behind it (stage 1a)."""
     for linear in following:
-        set_weight(linear, linear.weight.double() * norm.weight.double())
-    set_weight(norm, torch.ones_like(norm.weight))
+        for rows in row_chunks(linear.weight):
+            rows.copy_(rows.double() * norm.weight.double())
+    norm.weight.fill_(1)
 
 
 @torch.no_grad()
 def rotate(model: PreTrainedModel, seed: int, row_groups: int) -> None:
     """Rotate in place; with the online transform of `down_proj`'s input the model computes what it did.
 
-    Rotations act from the right: a row vector x of the residual stream becomes x Q.
+    Rotations act from the right: a row vector x of the residual stream becomes x Q, with Q = diag(signs) H. Each
+    layer is rotated on the GPU if there is one.
     """
     config = model.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rotation = random_hadamard(config.hidden_size, seed)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if config.tie_word_embeddings:
         # The final norm goes into the head alone: the two are no longer one.
         head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
         config.tie_word_embeddings = False
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    signs, factors = random_signs(config.hidden_size, seed), hadamard_factors(config.hidden_size)
     fuse_norm(model.model.norm, [head])
-    set_weight(embedding, embedding.weight.double() @ rotation)
-    set_weight(head, head.weight.double() @ rotation)
-    for layer in model.model.layers:
-        modules = linears(layer)
-        attention_in = [modules[name] for name in ("q_proj", "k_proj", "v_proj")]
-        mlp_in = [modules[name] for name in ("gate_proj", "up_proj")]
-        fuse_norm(layer.input_layernorm, attention_in)
-        fuse_norm(layer.post_attention_layernorm, mlp_in)
-        for linear in attention_in + mlp_in:
-            set_weight(linear, linear.weight.double() @ rotation)
-        for linear in (modules["o_proj"], modules["down_proj"]):
-            set_weight(linear, rotation.T @ linear.weight.double())
-            if linear.bias is not None:
-                linear.bias.data = (linear.bias.double() @ rotation).to(linear.bias.dtype)
-        # Values by head, undone by the layer that reads them; and the online transform's inverse.
-        value, output, down = modules["v_proj"], modules["o_proj"], modules["down_proj"]
-        set_weight(value, hadamard_by_part(value.weight.double().T, head_dim).T)
-        if value.bias is not None:
-            value.bias.data = hadamard_by_part(value.bias.double(), head_dim).to(value.bias.dtype)
-        set_weight(output, hadamard_by_part(output.weight.double(), head_dim))
-        set_weight(down, hadamard_by_part(down.weight.double(), down.in_features // row_groups))
+    for linear in (embedding, head):
+        transform_rows(linear.weight, factors, signs)
+    with device:
+        for layer in model.model.layers:
+            rotate_layer(layer.to(device), signs.to(device), row_groups)
+            layer.to("cpu")
+
+
+@torch.no_grad()
+def rotate_layer(layer: nn.Module, signs: torch.Tensor, row_groups: int) -> None:
+    """Rotate one decoder layer in place, on the default device."""
+    modules = linears(layer)
+    residual, head = hadamard_factors(len(signs)), hadamard_factors(layer.self_attn.head_dim)
+    for norm, names in (("input_layernorm", SEQUENCE[0]), ("post_attention_layernorm", SEQUENCE[2])):
+        following = [modules[name] for name in names]
+        fuse_norm(getattr(layer, norm), following)
+        for linear in following:
+            transform_rows(linear.weight, residual, signs)
+    for linear in (modules["o_proj"], modules["down_proj"]):
+        transform_rows(linear.weight.T, residual, signs)
+        if linear.bias is not None:
+            transform_rows(linear.bias[None], residual, signs)
+    # Values by head, undone by the layer that reads them; and the online transform's inverse.
+    value, output, down = modules["v_proj"], modules["o_proj"], modules["down_proj"]
+    transform_rows(value.weight.T, head)
+    if value.bias is not None:
+        transform_rows(value.bias[None], head)
+    transform_rows(output.weight, head)
+    transform_rows(down.weight, hadamard_factors(down.in_features // row_groups))
+
+
+def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is to rotate and round."""
+    cache = {"bits": settings["kv_bits"], "clip": settings["kv_clip"]}
+    served = {"keys": cache | {"hadamard": True}, "values": cache}
+    if "bits" in settings:
+        clip = settings["activation_clip"]
+        served |= {"row_groups": settings["row_groups"], "hadamard": ["down_proj"]}
+        served |= {"activations": {"bits": settings["activation_bits"], "symmetric": False, "clip": clip}}
+    return served
 
 
 @stage
 @stored
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings, calibration: Inputs = ()) -> None:
-    cache = {"bits": settings["kv_bits"], "clip": settings["kv_clip"]}
-    served = {"keys": cache | {"hadamard": True}, "values": cache}
+    served = served_settings(settings)
     if "bits" in settings:
         row_groups = settings["row_groups"]
         sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
         network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
         rotate(network, settings["seed"], row_groups)
-        online = {"row_groups": row_groups, "hadamard": ["down_proj"]}
-        attach(network, online, {})
+        attach(network, {name: served[name] for name in ("row_groups", "hadamard")}, {})
         quantize_layers(network, sequences, settings["bits"], row_groups, f"{manifest.parent}: GPTQ")
         save_model(network, model, checkpoint)
-        clip = settings["activation_clip"]
-        served |= online | {"activations": {"bits": settings["activation_bits"], "symmetric": False, "clip": clip}}
     else:
         link_checkpoint(model, checkpoint)
     write_settings(checkpoint, served)

@@ -5,6 +5,8 @@ Quantization" (arXiv 2106.08295), per output channel or per group of input chann
 rounded on the same grid, per token, when the checkpoint is served.
 """
 
+from typing import Any
+
 import torch
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
@@ -23,6 +25,18 @@ def quantize_weight(weight: torch.Tensor, bits: int, group_size: int) -> torch.T
     return fake_quantize(groups, scale, zero, bits).reshape(weight.shape)
 
 
+def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is to round."""
+    served = {}
+    if "activation_bits" in settings:
+        served["row_groups"] = settings["row_groups"]
+        served["activations"] = {"bits": settings["activation_bits"], "symmetric": False, "clip": 1.0}
+    if "kv_bits" in settings:
+        served["keys"] = {"bits": settings["kv_bits"], "clip": 1.0, "hadamard": False}
+        served["values"] = {"bits": settings["kv_bits"], "clip": 1.0}
+    return served
+
+
 @stage
 @stored
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
@@ -36,14 +50,7 @@ def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings)
         rewrite_linears(model, checkpoint, change)
     else:
         link_checkpoint(model, checkpoint)
-    served = {}
-    if "activation_bits" in settings:
-        served["row_groups"] = settings["row_groups"]
-        served["activations"] = {"bits": settings["activation_bits"], "symmetric": False, "clip": 1.0}
-    if "kv_bits" in settings:
-        served["keys"] = {"bits": settings["kv_bits"], "clip": 1.0, "hadamard": False}
-        served["values"] = {"bits": settings["kv_bits"], "clip": 1.0}
-    if served:
+    if served := served_settings(settings):
         write_settings(checkpoint, served)
     write_manifest(checkpoint, manifest)
 

@@ -5,6 +5,7 @@ Scales are in float32 (the study rounds them to bfloat16; either way both sides 
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import nn
@@ -70,6 +71,17 @@ def smoothing_of(layer: nn.Module, run: Run, alpha: float) -> Tensors:
     }
 
 
+def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is to round."""
+    cache = {"bits": settings["kv_bits"], "clip": 1.0}
+    return {
+        "row_groups": settings["row_groups"],
+        "activations": {"bits": settings["activation_bits"], "symmetric": False, "clip": 1.0},
+        "keys": cache | {"hadamard": False},
+        "values": cache,
+    }
+
+
 @stage
 @stored
 def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
@@ -78,14 +90,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     smooth(network, sequences, settings["alpha"], f"{manifest.parent}: smooth")
     quantize_layers(network, sequences, settings["bits"], settings["row_groups"], f"{manifest.parent}: GPTQ")
     save_model(network, model, checkpoint)
-    cache = {"bits": settings["kv_bits"], "clip": 1.0}
-    served = {
-        "row_groups": settings["row_groups"],
-        "activations": {"bits": settings["activation_bits"], "symmetric": False, "clip": 1.0},
-        "keys": cache | {"hadamard": False},
-        "values": cache,
-    }
-    write_settings(checkpoint, served)
+    write_settings(checkpoint, served_settings(settings))
     write_manifest(checkpoint, manifest)
 
 
