@@ -8,6 +8,7 @@ UV := 0.13.9
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
+export PYTHONUTF8 := 1
 
 .PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-slurm \
 	env check lock retrain lint format docs clean

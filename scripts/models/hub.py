@@ -46,7 +46,7 @@ def taken(names: list[str], where: object) -> list[str]:
 
 def check_no_code(path: Path, where: object) -> None:
     """Refuse a configuration that names code of the repository's own."""
-    if code := json.loads(path.read_text()).get("auto_map"):
+    if code := json.loads(path.read_text(encoding="utf-8")).get("auto_map"):
         raise UserError(
             f"{where}: auto_map in {path.name} asks for code of the repository, {json.dumps(code)}, which is never "
             "run: take a model whose architecture transformers knows"
@@ -55,7 +55,7 @@ def check_no_code(path: Path, where: object) -> None:
 
 def facts_of(checkpoint: dict[str, Path]) -> dict[str, object]:
     """What config.json and the headers of the weights say, under the names of config/models.tsv."""
-    config = json.loads(checkpoint["config.json"].read_text())
+    config = json.loads(checkpoint["config.json"].read_text(encoding="utf-8"))
     shapes = {}
     for name, path in checkpoint.items():
         if fnmatchcase(name, WEIGHTS):
@@ -92,9 +92,9 @@ def settle_tokenizer(checkpoint: Path, where: object) -> None:
     if agrees():
         return
     config = checkpoint / "tokenizer_config.json"
-    named = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    named = json.loads(config.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     text = json.dumps(named, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(config, lambda path: path.write_text(text))
+    write_atomically(config, lambda path: path.write_text(text, encoding="utf-8"))
     record.add_facts(tokenizer_class="PreTrainedTokenizerFast")
     if not agrees():
         raise UserError(
