@@ -38,7 +38,8 @@ onstart:
 
 
 def one_of(names):
-    return "|".join(re.escape(name) for name in sorted(names))
+    """A constraint to these names; to none of no names, where an empty pattern would constrain nothing."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
 wildcard_constraints:
