@@ -1,4 +1,5 @@
 # `make demo` and `make test` are all a fresh machine needs: Python 3.11, a C compiler, 8 GB of disk.
+# With BENCH_SIZE=smallest a bench only shows that it still runs.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3.11
