@@ -1,4 +1,5 @@
 # `make demo` and `make test` are all a fresh machine needs: Python 3.11, a C compiler, 8 GB of disk.
+# With BENCH_SIZE=smallest a bench only shows that it still runs.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3.11
@@ -8,6 +9,7 @@ UV := 0.13.9
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
+export PYTHONUTF8 := 1
 
 .PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-slurm \
 	env check lock retrain lint format docs clean

@@ -29,6 +29,7 @@ except UserError as error:
 
 os.environ.setdefault(VARIABLE, packages_digest())  # inherited by every job, wherever it runs
 os.environ[ANONYMOUS] = str(study_config.anonymous_records)
+os.environ["PYTHONUTF8"] = "1"  # also for jobs: files, arguments and logs are UTF-8, whatever the locale
 
 
 onstart:
@@ -37,7 +38,8 @@ onstart:
 
 
 def one_of(names):
-    return "|".join(re.escape(name) for name in sorted(names))
+    """A constraint to these names; to none of no names, where an empty pattern would constrain nothing."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
 wildcard_constraints:
@@ -353,7 +355,7 @@ def efficiency_settings(wildcards):
 
 
 def finding_settings(wildcards):
-    with open("resources/paper/tables.csv") as stream:
+    with open("resources/paper/tables.csv", encoding="utf-8") as stream:
         papers = {line.split(",")[0] for line in stream} & set(study_config.models)
     models = papers | {model for model, _ in study_config.cells(wildcards.study)}
     facts = ("parameters", "origin", "key_bias")

@@ -98,7 +98,7 @@ def main(
         if source.suffix == ".parquet":
             ids = reasoning_ids(tokenizer, read_rows(source))
         else:
-            text = "\n\n".join(text.strip() for text in texts) if texts else source.read_text()
+            text = "\n\n".join(text.strip() for text in texts) if texts else source.read_text(encoding="utf-8")
             ids = tokenizer(text, add_special_tokens=False).input_ids
         record.add_facts(source_tokens=len(ids))
         chosen = windows(ids, sequences, length, seed)

@@ -113,12 +113,12 @@ def _read_listing(source: Source) -> dict:
         info = _patiently(source, lambda: api.repo_info(**source.hub, revision=commit, files_metadata=True, timeout=30))
         files = {f.rfilename: {"bytes": f.size, "sha256": f.lfs.sha256 if f.lfs else None} for f in info.siblings}
         _write_listing(source, {"commit": commit, "files": files})
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write_listing(source: Source, known: dict) -> None:
     text = json.dumps(known, indent=1, sort_keys=True) + "\n"
-    write_atomically(source.folder / "listing.json", lambda path: path.write_text(text))
+    write_atomically(source.folder / "listing.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _part(source: Source, name: str) -> Path:

@@ -14,4 +14,4 @@ def write_manifest(checkpoint: Path, manifest: Path) -> None:
         if path.is_file()
     }
     text = json.dumps({"files": files}, indent=1, sort_keys=True) + "\n"
-    write_atomically(manifest, lambda path: path.write_text(text))
+    write_atomically(manifest, lambda path: path.write_text(text, encoding="utf-8"))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.generate.engine import tensor_parallel_size
+from scripts.run import devices
 from scripts.run.errors import UserError
 from scripts.run.planned import VARIABLE, check_planned, packages_digest
 from tests.conftest import ROOT, Copy
@@ -24,12 +26,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def start(root: Path, gpus: int, seconds: float, **environment: str) -> subprocess.Popen:
-    """A job on a machine that offers three GPUs."""
+    """A job on a machine that offers three GPUs, and has no driver."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     return subprocess.Popen(
         [sys.executable, "-m", "scripts.run.devices", str(gpus), "stage", str(seconds)],
         cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=known | {"CUDA_VISIBLE_DEVICES": "0,1,2", "TMPDIR": str(root)} | environment,
+        env=known
+        | {"CUDA_VISIBLE_DEVICES": "0,1,2", "TMPDIR": str(root), "PATH": driver(root / "none", "", 9)}
+        | environment,
     )  # fmt: skip
 
 
@@ -68,6 +72,126 @@ def test_the_status_of_the_stage_is_that_of_the_job(root: Path):
     job.terminate()
     job.communicate()
     assert job.returncode == -15
+
+
+DRIVER = """GPU 0: NVIDIA H100 (UUID: GPU-aaaa-1)
+GPU 1: NVIDIA H100 (UUID: GPU-bbbb-2)
+  MIG 3g.40gb     Device  0: (UUID: MIG-cccc-3)
+  MIG 3g.40gb     Device  1: (UUID: MIG-dddd-4)
+GPU 2: NVIDIA A100 (UUID: GPU-eeee-5)
+"""
+SHOWN = ["GPU-aaaa-1", "MIG-cccc-3", "MIG-dddd-4", "GPU-eeee-5"]
+
+
+def driver(folder: Path, answer: str, status: int = 0) -> str:
+    """PATH with a driver's program that gives this answer."""
+    path = folder / "driver/nvidia-smi"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "driver/answer").write_text(answer)
+    path.write_text(f'#!/bin/sh\n[ "$*" = -L ] && cat {folder}/driver/answer; exit {status}\n')
+    path.chmod(0o755)
+    return f"{path.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("named", "offered"),
+    [
+        (None, SHOWN),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("2,0", ["GPU-eeee-5", "GPU-aaaa-1"]),
+        ("1", ["MIG-cccc-3", "MIG-dddd-4"]),
+        ("GPU-eeee-5, 0, 0", ["GPU-eeee-5", "GPU-aaaa-1"]),
+        ("GPU-ee", ["GPU-eeee-5"]),
+        ("MIG-dddd-4", ["MIG-dddd-4"]),
+    ],
+)
+def test_gpus_are_those_that_the_driver_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None, offered: list[str]
+):
+    monkeypatch.setenv("PATH", driver(tmp_path, DRIVER))
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    if named is not None:
+        monkeypatch.setenv(devices.VISIBLE, named)
+    assert devices.devices() == offered
+
+
+@pytest.mark.parametrize("named", ["3", "GPU-ffff", "MIG-", "0,7"])
+def test_a_gpu_that_the_driver_does_not_show_is_refused(root: Path, named: str):
+    done = start(root, 1, 0, CUDA_VISIBLE_DEVICES=named, PATH=driver(root, DRIVER))
+    message = done.communicate(timeout=20)[1]
+    assert (
+        f"error: CUDA_VISIBLE_DEVICES names {named.rsplit(',', maxsplit=1)[-1]}, but the driver shows GPU-aaaa-1, MIG"
+        in message
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("nodes", "offered"), [((), []), ((3,), ["0"]), ((2, 5), ["0", "1"])])
+def test_without_the_drivers_program_cuda_counts_from_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: tuple[int, ...], offered: list[str]
+):
+    """A container holds the host's nodes of its own GPUs only."""
+    for name in ("nvidiactl", *(f"nvidia{number}" for number in nodes)):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(devices, "Path", lambda _: tmp_path)
+    monkeypatch.setattr(devices, "driver_gpus", lambda: None)
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    assert devices.devices() == offered
+
+
+def test_the_same_gpu_has_one_lock_under_all_its_names(root: Path):
+    """A container, a shell and two Slurm jobs number GPUs differently; who is given more takes what was planned."""
+    path = driver(root, DRIVER)
+    first = start(root, 1, 60, CUDA_VISIBLE_DEVICES="2", SLURM_JOB_ID="76", PATH=path)
+    assert first.stdout.readline() == "GPU-eeee-5\n"
+    driver(root, "GPU 0: NVIDIA A100 (UUID: GPU-eeee-5)\nGPU 1: NVIDIA H100 (UUID: GPU-ffff-6)\n")
+    second = start(root, 1, 60, CUDA_VISIBLE_DEVICES="0,1", SLURM_JOB_ID="77", PATH=path)
+    assert second.stdout.readline() == "GPU-ffff-6\n"
+    third = start(root, 1, 0, CUDA_VISIBLE_DEVICES="0,1", PATH=path)
+    assert "waits for 1 of the GPUs GPU-eeee-5, GPU-ffff-6" in third.stderr.readline()
+    first.kill()
+    assert third.communicate(timeout=20)[0] == "GPU-eeee-5\n"
+    second.kill()
+    for process in (first, second):
+        process.communicate()
+
+
+def test_jobs_inside_one_allocation_share_it(root: Path):
+    """A snakemake inside `salloc` starts its jobs itself: each takes its own of the GPUs that Slurm gave them all."""
+    jobs = [start(root, 1, 60, CUDA_VISIBLE_DEVICES="0,1,2", SLURM_JOB_ID="77") for _ in range(3)]
+    assert sorted(job.stdout.readline() for job in jobs) == ["0\n", "1\n", "2\n"]
+    for job in jobs:
+        job.kill()
+        job.communicate()
+
+
+def test_a_job_planned_without_gpus_sees_none(root: Path):
+    assert start(root, 0, 0).communicate(timeout=20)[0] == "\n"
+
+
+@pytest.mark.parametrize(
+    ("taken", "seen", "right"), [("2", 2, True), ("1", 4, False), ("2", 1, False), ("1", 0, False)]
+)
+def test_the_engine_refuses_another_number_of_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str, seen: int, right: bool
+):
+    monkeypatch.setenv("PATH", driver(tmp_path, DRIVER))
+    monkeypatch.setenv(devices.VARIABLE, taken)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
+    if right:
+        assert tensor_parallel_size() == seen
+        return
+    with pytest.raises(UserError, match=rf"planned with {taken} GPUs, but sees {seen} "):
+        tensor_parallel_size()
+
+
+def test_the_number_taken_reaches_the_engine(root: Path):
+    (root / "stage.py").write_text("import os; print(os.environ['PLANNED_GPUS'])")
+    assert start(root, 2, 0).communicate(timeout=20)[0] == "2\n"
+    hidden = start(root, 2, 0, CUDA_VISIBLE_DEVICES="", PLANNED_GPUS="8")
+    assert "KeyError" in hidden.communicate(timeout=20)[1]  # cores only, whatever was left from outside
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def read_results(folder: Path) -> Results:
 def _read(path: Path) -> dict | None:
     """A record of this version of the project, else None."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         return record if record["schema"] == SCHEMA and record.keys() >= FIELDS else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

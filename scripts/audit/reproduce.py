@@ -41,7 +41,7 @@ def prepare(results: Results, table: Path, where: str, folder: Path) -> tuple[st
     records = [results.artifacts[artifact] for artifact in lineage(results, name, rows)]
     _place_code(records, folder)
     config = configuration(records, rows[0], record["wildcards"]["study"])
-    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return name, rows[0]
 
 
@@ -62,7 +62,7 @@ def _place_code(records: list[dict], folder: Path) -> None:
         raise UserError(f"{changed(Path())[0]} is not what it was, and the row was not made at one commit: see `diff`")
     clone = ["clone", "--quiet", "--no-checkout", ".", str(folder)]
     for command in (clone, ["-C", str(folder), "checkout", "--quiet", commit]):
-        done = subprocess.run(["git", *command], check=False, capture_output=True, text=True)
+        done = subprocess.run(["git", *command], check=False, capture_output=True, encoding="utf-8")
         if done.returncode:
             raise UserError(f"commit {commit} cannot be had: {done.stderr.strip()}")
     if missing := changed(folder):

@@ -102,7 +102,7 @@ def _expected(results: Results, record: dict) -> dict[str, str]:
         if Path(output).suffix:
             expected[output] = digest
         elif results.path(str(manifest)).exists() and sha256(results.path(str(manifest))) == digest:
-            files = json.loads(results.path(str(manifest)).read_text())["files"]
+            files = json.loads(results.path(str(manifest)).read_text(encoding="utf-8"))["files"]
             expected |= {f"{output}/{file}": entry["sha256"] for file, entry in files.items()}
         else:
             expected[str(manifest)] = digest
@@ -133,7 +133,7 @@ def _without_record(results: Results, name: str) -> list[Cause]:
 def _digests(results: Results, names: list[str], quick: bool) -> dict[str, str | None]:
     """SHA-256 of each file, None if it is not there; a file with several names is read once."""
     memory = results.folder / VERIFIED
-    known = json.loads(memory.read_text()) if memory.exists() else {}
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
     found: dict[str, str | None] = {}
     same: dict[tuple[int, int], list[str]] = {}
     seen: dict[str, list[int]] = {}
@@ -154,7 +154,7 @@ def _digests(results: Results, names: list[str], quick: bool) -> dict[str, str |
         for group, digest in zip(groups, _progress(digests, "digests", len(groups)), strict=True):
             found |= dict.fromkeys(group, digest)
     known |= {name: [found[name], *seen[name]] for name in seen}
-    write_atomically(memory, lambda path: path.write_text(json.dumps(known)))
+    write_atomically(memory, lambda path: path.write_text(json.dumps(known), encoding="utf-8"))
     return found
 
 

@@ -70,14 +70,17 @@ def is_packed(checkpoint: Path) -> bool:
 
 
 def _quantization(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "config.json").read_text()).get("quantization_config", {})
+    return json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("quantization_config", {})
 
 
 def write_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
     """State in the checkpoint's `config.json` what the engine is to round."""
     path = checkpoint / "config.json"
-    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": METHOD} | settings}
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
+    config = json.loads(path.read_text(encoding="utf-8")) | {"quantization_config": {"quant_method": METHOD} | settings}
+    write_atomically(
+        path,
+        lambda temporary: temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"),
+    )
 
 
 def hadamard_at(settings: dict[str, Any], name: str, width: int) -> Tensors:

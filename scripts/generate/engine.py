@@ -19,6 +19,7 @@ from scripts.fakequant.settings import is_packed, read_settings
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.store import Store, checkpoint_digest
 from scripts.run import record
+from scripts.run.devices import check_visible
 from scripts.run.errors import UserError
 from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease, start_ticks
@@ -121,9 +122,10 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
 
 
 def tensor_parallel_size() -> int:
-    """All GPUs that the job was given; one process on a CPU."""
+    """All GPUs that the job took, which are as many as were planned; one process on a CPU."""
     import torch
 
+    check_visible(torch.cuda.device_count())
     return torch.cuda.device_count() or 1
 
 

@@ -46,11 +46,11 @@ log = logging.getLogger(__name__)
 
 def checkpoint_digest(checkpoint: Path) -> str:
     """Digest of what the engine reads of a checkpoint, from the manifest beside it; volatile fields left out."""
-    files = json.loads(checkpoint.with_name("manifest.json").read_text())["files"]
+    files = json.loads(checkpoint.with_name("manifest.json").read_text(encoding="utf-8"))["files"]
     content = {}
     for name, entry in files.items():
         if name in VOLATILE:
-            fields = json.loads((checkpoint / name).read_text())
+            fields = json.loads((checkpoint / name).read_text(encoding="utf-8"))
             content[name] = {key: value for key, value in fields.items() if key not in VOLATILE[name]}
         elif not name.startswith(NOT_SERVED):
             content[name] = entry["sha256"]

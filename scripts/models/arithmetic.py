@@ -176,7 +176,7 @@ def restore(model: PreTrainedModel, retained: Path, recipe: dict) -> None:
     Raises:
         UserError: they were trained by another recipe.
     """
-    if (retained / RECIPE_FILE).read_text() != recipe_text(recipe):
+    if (retained / RECIPE_FILE).read_text(encoding="utf-8") != recipe_text(recipe):
         raise UserError(
             f"{retained / RECIPE_FILE}: these weights were trained by another recipe than that in "
             "scripts/models/arithmetic.py: run `make retrain`"
@@ -189,7 +189,7 @@ def save(model: PreTrainedModel, checkpoint: Path, recipe: dict) -> None:
     shutil.rmtree(checkpoint, ignore_errors=True)
     model.save_pretrained(checkpoint)
     build_tokenizer().save_pretrained(checkpoint)  # a new one: training left its padding in the other
-    (checkpoint / RECIPE_FILE).write_text(recipe_text(recipe))
+    (checkpoint / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
 
 
 def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:

@@ -101,9 +101,9 @@ def settle_tokenizer(checkpoint: Path, where: object) -> None:
     if agrees():
         return
     config = checkpoint / "tokenizer_config.json"
-    named = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    named = json.loads(config.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     text = json.dumps(named, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(config, lambda path: path.write_text(text))
+    write_atomically(config, lambda path: path.write_text(text, encoding="utf-8"))
     record.add_facts(tokenizer_class="PreTrainedTokenizerFast")
     if not agrees():
         raise UserError(

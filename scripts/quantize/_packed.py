@@ -92,5 +92,5 @@ def write_packed(source: Path, target: Path, scale: Callable[[str], torch.Tensor
 
 
 def _update(path: Path, change: dict) -> None:
-    text = json.dumps(json.loads(path.read_text()) | change, indent=2, sort_keys=True) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    text = json.dumps(json.loads(path.read_text(encoding="utf-8")) | change, indent=2, sort_keys=True) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

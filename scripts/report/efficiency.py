@@ -124,9 +124,11 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
                 "activation_bits": scheme.get("activation_bits"),
                 "kv_bits": scheme.get("kv_bits"),
                 "weight_bytes": weight_bytes,
-                "disk_bytes": sum(file["bytes"] for file in json.loads(manifest.read_text())["files"].values()),
+                "disk_bytes": sum(
+                    file["bytes"] for file in json.loads(manifest.read_text(encoding="utf-8"))["files"].values()
+                ),
                 "kv_bytes": kv_size(facts, scheme, mx),
-                **timed([json.loads(path.read_text()) for path in paths]),
+                **timed([json.loads(path.read_text(encoding="utf-8")) for path in paths]),
             }
         )
     write_frame(output, pd.DataFrame(rows), SCHEMA)

@@ -31,7 +31,7 @@ def write_piece(folder: Path, name: str, content: Any) -> None:
     packed = base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
     path = folder / f"{name}.js"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"receive({json.dumps(name)},{json.dumps(packed)})\n")
+    path.write_text(f"receive({json.dumps(name)},{json.dumps(packed)})\n", encoding="utf-8")
 
 
 def question_entry(question: dict) -> dict:

@@ -47,8 +47,8 @@ def latex(table: pd.DataFrame) -> str:
 @stage
 def main(summary: Input, drops: Input, output: Output, tex: Output) -> None:
     table = headline(pd.read_parquet(summary), pd.read_parquet(drops))
-    write_atomically(output, lambda path: path.write_text(markdown(table)))
-    write_atomically(tex, lambda path: path.write_text(latex(table)))
+    write_atomically(output, lambda path: path.write_text(markdown(table), encoding="utf-8"))
+    write_atomically(tex, lambda path: path.write_text(latex(table), encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def machines(study: pd.DataFrame) -> list[dict]:
     for path, rule in paths.items():
         if not record_path(path).exists():
             continue
-        made = json.loads(record_path(path).read_text())
+        made = json.loads(record_path(path).read_text(encoding="utf-8"))
         packages = ", ".join(f"{name} {made['packages'][name]}" for name in PACKAGES if name in made["packages"])
         key = (rule, made["host"] or "–", device(made), packages)
         found.setdefault(key, []).append(made["wall_seconds"])
@@ -195,11 +195,11 @@ def main(
     average = drops[drops["benchmark"] == AVERAGE]
     specs = chart_specs(frames)
     vega = "{" + vl_convert.javascript_bundle() + "}"  # a block: its names stay inside
-    scripts = [vega, charts_code.read_text(), explorer_code.read_text()]
+    scripts = [vega, charts_code.read_text(encoding="utf-8"), explorer_code.read_text(encoding="utf-8")]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(template.read_text()).render(
+    html = environment.from_string(template.read_text(encoding="utf-8")).render(
         study=study,
-        style=Markup(style.read_text()),  # noqa: S704 - files of this repository
+        style=Markup(style.read_text(encoding="utf-8")),  # noqa: S704 - files of this repository
         scripts=[Markup(script) for script in scripts],  # noqa: S704
         policy=policy(scripts),
         counts={
@@ -230,7 +230,7 @@ def main(
             "start": most_losses(drops),
         },
     )
-    write_atomically(output, lambda path: path.write_text(html))
+    write_atomically(output, lambda path: path.write_text(html, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _validate(document: Any, schema: str, source: str) -> None:
 
 @functools.cache
 def _validator(path: Path) -> Draft202012Validator:
-    return Draft202012Validator(yaml.safe_load(path.read_text()))
+    return Draft202012Validator(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -135,7 +135,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _read_yaml(path: Path) -> dict:
     try:
-        with path.open() as stream:
+        with path.open(encoding="utf-8") as stream:
             document = yaml.load(stream, _StrictLoader)  # noqa: S506 - it is a SafeLoader
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it") from None
@@ -153,7 +153,7 @@ def _read_table(path: Path, kind: str) -> dict[str, dict]:
     integers = {key for key, value in properties.items() if value.get("type") == "integer"}
     if not path.exists():
         raise UserError(f"{path} is missing; restore it")
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream, delimiter="\t", restkey="(more)")
         rows = list(reader)
     if kind not in (reader.fieldnames or []):

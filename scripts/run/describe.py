@@ -79,7 +79,7 @@ def rows(schema: dict, root: dict, path: str = "") -> Iterator[str]:
 def document() -> str:
     parts = [HEAD]
     for name, file in FILES.items():
-        schema = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+        schema = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
         parts.append(f"## {file}\n\n{schema['description']}\n")
         parts.append("\n".join(["| key | value | meaning |", "|---|---|---|", *rows(schema, schema)]) + "\n")
     return "\n".join(parts)
@@ -102,5 +102,5 @@ def tables() -> str:
 
 
 if __name__ == "__main__":
-    Path("config/README.md").write_text(document())
-    Path("scripts/report/README.md").write_text(tables())
+    Path("config/README.md").write_text(document(), encoding="utf-8")
+    Path("scripts/report/README.md").write_text(tables(), encoding="utf-8")

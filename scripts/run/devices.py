@@ -1,31 +1,77 @@
 """Run a stage on GPUs that no other job of this machine uses: python -m scripts.run.devices GPUS MODULE [ARGUMENT …]
 
-A job holds the lock file of each of its GPUs as long as it lives; the kernel releases them, however it ends. Slurm
-hands out GPUs itself, and a machine without any runs the stage on its cores.
+A job takes exactly the planned number of GPUs, also where it was given more (a snakemake inside `salloc`, say), and
+holds the lock file of each as long as it lives; the kernel releases them, however it ends. GPUs are those that the
+driver shows, by UUID: numbers mean another GPU in each container and in each Slurm job. A machine without any runs
+the stage on its cores.
 """
 
 import fcntl
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from scripts.run.errors import UserError
+
+VARIABLE = "PLANNED_GPUS"  # how many the job took: the engine compares
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+HIDDEN = ("", "-1", "NoDevFiles")  # no GPU: CUDA's words, and Slurm's
 LOCKS = Path(tempfile.gettempdir(), f"gpus-of-{os.getuid()}")
 POLL_SECONDS = 2
 
 
+def driver_gpus() -> list[list[str]] | None:
+    """UUIDs by the driver's index: of the GPU, or of its instances where it is cut into some (MIG). None: no driver."""
+    try:
+        answer = subprocess.run(["nvidia-smi", "-L"], check=True, capture_output=True, encoding="utf-8").stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    gpus: list[list[str]] = []
+    for kind, uuid in re.findall(r"^\s*(GPU|MIG)\b.*\(UUID: (\S+)\)", answer, re.MULTILINE):
+        if kind == "GPU":
+            gpus.append([uuid])
+        else:
+            gpus[-1] = [name for name in gpus[-1] if name.startswith("MIG")] + [uuid]
+    return gpus
+
+
 def devices() -> list[str]:
-    """GPUs that may be used: those named in CUDA_VISIBLE_DEVICES, or else all of the machine."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
-    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    """GPUs that may be used: those named in CUDA_VISIBLE_DEVICES, or else all that there are.
+
+    Raises:
+        UserError: a GPU is named that the driver does not show.
+    """
+    names = [name.strip() for name in os.environ[VISIBLE].split(",")] if VISIBLE in os.environ else None
+    if names and names[0] in HIDDEN:
+        return []
+    gpus = driver_gpus()
+    if gpus is None:
+        # Without the driver's program a name is taken at its word; CUDA counts from 0 those whose nodes are here.
+        return names or [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    shown = [uuid for gpu in gpus for uuid in gpu]
+    if names is None:
+        return shown
+    found = []
+    for name in names:
+        if name.isdigit() and int(name) < len(gpus):
+            found += gpus[int(name)]
+        elif len(matching := [uuid for uuid in shown if uuid.startswith(name)]) == 1:
+            found += matching  # CUDA takes the beginning of a UUID too
+        else:
+            raise UserError(f"{VISIBLE} names {name}, but the driver shows {', '.join(shown) or 'no GPU'}: correct it")
+    return list(dict.fromkeys(found))
 
 
 def lock(device: str) -> int | None:
     """Lock a GPU for this process and the one that it becomes; None if another holds it."""
     LOCKS.mkdir(mode=0o700, exist_ok=True)
-    file = os.open(LOCKS / device, os.O_CREAT | os.O_RDWR, 0o600)
+    # A number says which GPU it is only within a Slurm job.
+    scope = f"{os.environ.get('SLURM_JOB_ID', 'machine')}-" if device.isdigit() else ""
+    file = os.open(LOCKS / f"{scope}{device.replace('/', '_')}", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -35,9 +81,9 @@ def lock(device: str) -> int | None:
     return file
 
 
-def take(count: int) -> list[str]:
-    """Lock `count` GPUs, all or none, and wait as long as too few are free."""
-    known, told = devices(), False
+def take(count: int, known: list[str]) -> list[str]:
+    """Lock `count` of the known GPUs, all or none, and wait as long as too few are free."""
+    told = False
     while True:
         held = {}
         for device in known:
@@ -53,12 +99,30 @@ def take(count: int) -> list[str]:
         time.sleep(POLL_SECONDS)
 
 
+def check_visible(visible: int) -> None:
+    """Compare the GPUs that a stage sees with those that its job took; by hand, any number will do.
+
+    Raises:
+        UserError: it sees another number.
+    """
+    taken = int(os.environ.get(VARIABLE, visible))
+    if visible != taken and (visible or driver_gpus()):  # without a driver GPUs are but names, and there are cores
+        raise UserError(
+            f"the job was planned with {taken} GPUs, but sees {visible} ({VISIBLE}={os.environ.get(VISIBLE)}): see "
+            "whether driver and torch agree (`nvidia-smi -L`, `python -m torch.utils.collect_env`)"
+        )
+
+
 def main(count: int, module: str, arguments: list[str]) -> None:
-    offered = devices()
+    try:
+        offered = devices()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     if 0 < len(offered) < count:
         raise SystemExit(f"error: the job needs {count} GPUs, but was given {len(offered)} ({', '.join(offered)})")
-    if count and offered and "SLURM_JOB_ID" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(count))
+    os.environ.pop(VARIABLE, None)
+    if offered:
+        os.environ |= {VISIBLE: ",".join(take(count, offered)), VARIABLE: str(count)}
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is meant
 
 

@@ -39,7 +39,7 @@ def code_files(module: str) -> list[str]:
         for name in finder.badmodules:
             broken = root / Path(*name.split(".")).with_suffix(".py")
             if name.startswith("scripts.") and broken.exists():
-                compile(broken.read_text(), str(broken), "exec")
+                compile(broken.read_text(encoding="utf-8"), str(broken), "exec")
     except SyntaxError as error:
         broken = Path(error.filename).relative_to(root)
         raise UserError(f"{broken}, line {error.lineno}: {error.msg}; mend the syntax") from None
@@ -59,7 +59,7 @@ def code_files(module: str) -> list[str]:
 
 def code_digest(module: str) -> str:
     """Digest of the module and all it imports from `scripts/`, comments and formatting left out."""
-    trees = {path: ast.dump(ast.parse(Path(path).read_text())) for path in code_files(module)}
+    trees = {path: ast.dump(ast.parse(Path(path).read_text(encoding="utf-8"))) for path in code_files(module)}
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()
 
 
@@ -74,7 +74,7 @@ def package_versions(module: str) -> dict[str, str]:
     """
     names = set()
     for path in code_files(module):
-        for node in ast.walk(ast.parse(Path(path).read_text())):
+        for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):

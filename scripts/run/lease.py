@@ -36,7 +36,7 @@ def lease(name: str, work: str) -> Iterator[None]:
     watched, since, told = None, 0.0, False
     while True:
         try:
-            with path.open("x") as stream:
+            with path.open("x", encoding="utf-8") as stream:
                 stream.write(mine)
             break
         except FileExistsError:
@@ -61,7 +61,7 @@ def lease(name: str, work: str) -> Iterator[None]:
         released.set()
         heart.join()
         with contextlib.suppress(FileNotFoundError):
-            if path.read_text() == mine:
+            if path.read_text(encoding="utf-8") == mine:
                 path.unlink()
 
 
@@ -73,7 +73,9 @@ def _beat(path: Path, released: threading.Event) -> None:
 
 def _this_process() -> dict:
     """Names a process for good: process numbers are used again, and containers share host names."""
-    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
+    machine = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip() + str(
+        Path("/proc/self/ns/pid").readlink()
+    )
     pid = os.getpid()
     return {"host": socket.gethostname(), "machine": machine, "pid": pid, "ticks": start_ticks(pid)}
 
@@ -81,7 +83,7 @@ def _this_process() -> dict:
 def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since the machine did: no clock that anyone sets. None if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] == "Z" else int(fields[19])
@@ -90,7 +92,7 @@ def start_ticks(pid: int) -> int | None:
 def _state(path: Path) -> tuple[str, int] | None:
     """Content and time of a lease; opened, since only that makes a network file system look again."""
     try:
-        with path.open() as stream:
+        with path.open(encoding="utf-8") as stream:
             return stream.read(), os.fstat(stream.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None

@@ -51,7 +51,7 @@ def slurm() -> dict[str, str]:
 
 def cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -64,7 +64,7 @@ def gpu() -> dict[str, Any]:
         return {"gpus": [], "cuda": None}
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
+    driver = subprocess.run(query, check=True, capture_output=True, encoding="utf-8").stdout.split("\n")[0]
     return {
         "gpus": [{"name": d.name, "memory_bytes": d.total_memory, "driver": driver} for d in devices],
         "cuda": torch.version.cuda,

@@ -4,6 +4,7 @@ The jobs that are left, as `snakemake -n` counts them; then GPU hours and disk o
 there already, beside the disk that is free. Estimates of time and size are those of scripts/run/resources.py.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -57,12 +58,13 @@ def estimate(config: Config) -> dict[str, tuple[int, float, float]]:
 
 def main(configfile: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     try:
-        stages = estimate(load(yaml.safe_load(configfile.read_text()), [str(configfile)]))
+        stages = estimate(load(yaml.safe_load(configfile.read_text(encoding="utf-8")), [str(configfile)]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     command = [sys.executable, "-m", "snakemake", "--configfile", str(configfile), "--dry-run", "--quiet", "rules"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    utf8 = os.environ | {"PYTHONUTF8": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=utf8)
     if done.returncode:
         print(done.stdout + done.stderr, file=sys.stderr)
         raise typer.Exit(1)

@@ -33,7 +33,7 @@ def check_planned(module: str) -> None:
             f"{os.environ[VARIABLE]}: give this machine the same .venv, or run snakemake again"
         )
     code = Path(f"results/code/{module}.txt")
-    for line in code.read_text().splitlines():
+    for line in code.read_text(encoding="utf-8").splitlines():
         digest, _, path = line.partition("  ")
         if path and (found := sha256(Path(path))) != digest:
             raise UserError(

@@ -75,7 +75,7 @@ def add_inputs(paths: list[Path]) -> None:
     for path in paths:
         _current["record"]["inputs"][_shown(str(path))] = digest(path)
         if (made := record_path(path)).exists():
-            _current["record"]["sources"].update(json.loads(made.read_text()).get("sources", {}))
+            _current["record"]["sources"].update(json.loads(made.read_text(encoding="utf-8")).get("sources", {}))
     _current["seconds"] = _current.get("seconds", 0.0) + time.monotonic() - began
 
 
@@ -156,7 +156,7 @@ def finish() -> None:
         "record_seconds": round(_current["seconds"] + time.monotonic() - began, 3),
     }
     text = json.dumps(record | {"sha256": self_digest(record)}, indent=1, sort_keys=True) + "\n"
-    write_atomically(record_path(outputs[0]), lambda path: path.write_text(text))
+    write_atomically(record_path(outputs[0]), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def self_digest(record: dict[str, Any]) -> str:
@@ -185,7 +185,7 @@ def digest(path: Path) -> str:
     file = _file(path)
     found = sha256(file)
     made = record_path(path)
-    if made.exists() and json.loads(made.read_text())["outputs"].get(str(path), found) != found:
+    if made.exists() and json.loads(made.read_text(encoding="utf-8"))["outputs"].get(str(path), found) != found:
         raise UserError(f"{file} was altered since it was made (see {made}): delete {file} and run again")
     return found
 

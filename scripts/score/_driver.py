@@ -87,7 +87,7 @@ def run(program: CodeType, names: dict[str, Any], function: str, result: int) ->
         if function:
             owner = names["Solution"]() if "Solution" in names else None
             value = getattr(owner, function)(*arguments) if owner is not None else names[function](*arguments)
-            with open(result, "w") as stream:
+            with open(result, "w", encoding="utf-8") as stream:
                 stream.write(json.dumps(value, default=lambda scalar: scalar.item()))  # numpy's numbers
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:

@@ -188,7 +188,7 @@ def usage(root: int) -> tuple[int, int]:
         folder = Path("/proc", str(pending.pop()))
         try:
             tasks += sum(1 for _ in (folder / "task").iterdir())
-            pages += int((folder / "statm").read_text().split()[1])
+            pages += int((folder / "statm").read_text(encoding="utf-8").split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
         if tasks <= TASKS:
@@ -200,7 +200,7 @@ def _children(process: int) -> list[int]:
     found = []
     try:
         for thread in Path("/proc", str(process), "task").iterdir():
-            found += [int(child) for child in (thread / "children").read_text().split()]
+            found += [int(child) for child in (thread / "children").read_text(encoding="utf-8").split()]
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has ended meanwhile
     return found

@@ -16,18 +16,23 @@ import torch
 
 from scripts.fakequant.reference import load_reference
 from scripts.models.arithmetic import RECIPES
+from tests.bench import size
 from tests.test_agreement import SCHEMES, SERVED, quantized, reference, served
 from tests.test_methods import divergence, logits
 from tests.tiny import trained
 
-RANKS = (1, 2)
+RANKS = size((1, 2), (1,))
+MODELS = size(list(RECIPES), ["tiny-qwen-s"])
+MOVED = size(list(SCHEMES)[1:], ["rtn/w3"])  # behind none/full
+ROUNDING = size(SERVED, ["rtn/w4a4kv4"])
 
 
 def divergences(folder: Path) -> None:
-    models = {name: trained(name) for name in RECIPES}
+    models = {name: trained(name) for name in MODELS}
     full = {name: logits(model) for name, model in models.items()}
     print(f"{'KL to none/full, nats':24}" + "".join(f"{name:>14}" for name in models))
-    for scheme, settings in list(SCHEMES.items())[1:]:  # behind none/full
+    for scheme in MOVED:
+        settings = SCHEMES[scheme]
         if settings.get("packed") or settings.get("group_size", -1) > 32:
             continue  # the numbers of another; groups that do not divide tiny-qwen-s
         row = []
@@ -42,11 +47,11 @@ def divergences(folder: Path) -> None:
 
 def agreements(folder: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        quantized(folder, trained("tiny-qwen-s"), SERVED)
-    expected = {name: reference(folder / name) for name in SERVED}
-    found = {ranks: served(folder, SERVED, ranks) for ranks in RANKS}
+        quantized(folder, trained("tiny-qwen-s"), ROUNDING)
+    expected = {name: reference(folder / name) for name in ROUNDING}
+    found = {ranks: served(folder, ROUNDING, ranks) for ranks in RANKS}
     print(f"{'vLLM, tiny-qwen-s':24}" + "".join(f"{f'mean |Δ|, TP {n}':>16}{'above 1e-3':>12}" for n in RANKS))
-    for name in SERVED:
+    for name in ROUNDING:
         differences = [(found[ranks][name] - expected[name]).abs() for ranks in RANKS]
         cells = (f"{d.mean():16.1e}{(d > 1e-3).float().mean():12.1%}" for d in differences)
         print(f"{name:24}" + "".join(cells))

@@ -23,14 +23,15 @@ from transformers import AutoTokenizer
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.store import FLUSH_SECONDS, Store, segments
 from scripts.table import read_rows
+from tests.bench import size
 from tests.conftest import TINY_STUDY, Copy
 
-TRIALS = 3
+TRIALS = size(3, 1)
 MODEL = "tiny-qwen-m"
 ARTIFACT = f"results/generate/{MODEL}/none/full/arithmetic.parquet"
 CHECKPOINT = f"results/quantize/{MODEL}/none/full/checkpoint"
 SAMPLES = "results/store/samples"
-SUITE = TINY_STUDY["suites"]["arithmetic"] | {"seeds": [42, 43, 44]}
+SUITE = TINY_STUDY["suites"]["arithmetic"] | size({"seeds": [42, 43, 44]}, {"seeds": [42], "benchmarks": ["addition"]})
 STUDY = {
     "studies": {
         "tiny": {"suites": ["arithmetic"], "grid": [{"models": [MODEL], "schemes": ["none/full"]}]},
@@ -134,21 +135,21 @@ def resumed(copy: Copy, requests: list[Request], whole: float) -> None:
     print(f"    a killed job loses at most {FLUSH_SECONDS} s of finished samples", flush=True)
 
 
-def built(root: Path, study: dict) -> tuple[Copy, list[Request]]:
-    """The study, built in a copy of the repository, and what its suite asks."""
+def built(root: Path, study: dict, targets: list[str]) -> tuple[Copy, list[Request]]:
+    """These files of the study, built in a copy of the repository, and what its suite asks."""
     copy = Copy(root)
     shutil.copytree(Path(__file__).parent.parent, copy.root / "tests")
     copy.write_config(study)
-    copy.build()
-    tables = [copy.root / f"results/questions/{name}.parquet" for name in SUITE["benchmarks"]]
-    rows = [row for path in tables for row in read_rows(path)]
+    tables = [f"results/questions/{name}.parquet" for name in SUITE["benchmarks"]]
+    copy.build("--", *tables, *targets)
+    rows = [row for path in tables for row in read_rows(copy.root / path)]
     tokenizer = AutoTokenizer.from_pretrained(copy.root / CHECKPOINT)
     return copy, build_requests(rows, tokenizer, SUITE | {"top_k": 0, "paper_seeds": False}, {}, {})
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        copy, requests = built(Path(scratch, "repository"), STUDY)
+        copy, requests = built(Path(scratch, "repository"), STUDY, [ARTIFACT])
         artifact = pq.read_table(copy.root / ARTIFACT).to_pylist()
         requests = [dataclasses.replace(r, sample=a["sample"]) for r, a in zip(requests, artifact, strict=True)]
         whole = against_bare(copy, requests)

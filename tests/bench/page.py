@@ -16,12 +16,13 @@ from scripts.generate.engine import SCHEMA as SAMPLES
 from scripts.questions._table import SCHEMA as QUESTIONS
 from scripts.score._table import SCHEMA as SCORES
 from scripts.table import write_table
+from tests.bench import size
 from tests.browser import chromium, opened, see_all
 from tests.conftest import Copy
 
 BENCHMARKS = ["aime120", "math500", "gsm8k", "gpqa", "livecodebench"]
 SEEDS = [42, 43, 44]
-COUNT = 56  # questions of each benchmark
+COUNT = size(56, 2)  # questions of each benchmark
 STEPS = 24  # of an answer
 RULES = ("tables", "ablations", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
 
@@ -80,10 +81,13 @@ def write_questions(results: Path) -> None:
 def study() -> dict:
     """The paper's study alone."""
     config = yaml.safe_load(Path("config/paper.yaml").read_text())
-    return config | {"studies": {"paper": config["studies"]["paper"]}}
+    paper = config["studies"]["paper"]
+    first = paper["grid"][0]
+    few = [{"models": first["models"][:1], "schemes": first["schemes"][:2]}]
+    return config | {"studies": {"paper": paper | {"grid": size(paper["grid"], few)}}}
 
 
-def size(paths: list[Path]) -> str:
+def on_disk(paths: list[Path]) -> str:
     return f"{sum(path.stat().st_size for path in paths) / 1e6:,.1f} MB in {len(paths):,} file{'s' * (len(paths) > 1)}"
 
 
@@ -103,10 +107,10 @@ def main() -> None:
             with path.open() as stream:
                 row = next(csv.DictReader(stream, delimiter="\t"))
             print(f"    {path.stem:12} {float(row['s']):6.1f} s, {float(row['max_rss'] or 0):6,.0f} MB of memory")
-        print(f"page:      {size([report / 'index.html'])}")
-        print(f"explorer:  {size(list(report.glob('explorer/files/**/*.js')))}")
+        print(f"page:      {on_disk([report / 'index.html'])}")
+        print(f"explorer:  {on_disk(list(report.glob('explorer/files/**/*.js')))}")
         with chromium() as browser:
-            for _ in range(3):
+            for _ in range(size(3, 1)):
                 started = time.monotonic()
                 with opened(browser, report / "index.html") as view:
                     view.locator("#accuracy tbody tr").last.wait_for()

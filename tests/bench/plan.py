@@ -13,10 +13,11 @@ from pathlib import Path
 
 import yaml
 
+from tests.bench import size
 from tests.conftest import TINY_STUDY, Copy
 
 # models, schemes: the paper's grid has eight and fifteen.
-GRIDS = [(8, 15), (20, 50), (100, 100)]
+GRIDS = size([(8, 15), (20, 50), (100, 100)], [(1, 2)])
 BENCHMARKS = ["addition", "multiplication"]
 TABLES = [f"table{i}" for i in range(11)]
 

@@ -11,16 +11,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from tests.bench import size
 from tests.bench.generate import MODEL, STUDY, TRIALS, bare, built, speed
 from tests.conftest import TINY_STUDY
 
-TOKENS = 200  # of each answer
-SCHEMES = {  # with the share of full precision's speed that is asked of them
-    "none/full": None,
-    "quarot/kv4": None,
-    "smoothquant/w8a8kv8": 0.85,
-    "quarot/w4a4kv4": 0.60,
-}
+TOKENS = size(200, 5)  # of each answer
+# With the share of full precision's speed that is asked of them.
+SCHEMES = size(
+    {"none/full": None, "quarot/kv4": None, "smoothquant/w8a8kv8": 0.85, "quarot/w4a4kv4": 0.60},
+    {"none/full": None, "rtn/w4a4kv4": None},
+)
 
 
 def main() -> None:
@@ -29,7 +29,8 @@ def main() -> None:
     study["suites"]["own_reasoning"] = TINY_STUDY["suites"]["own_reasoning"]
     study["corpora"] = TINY_STUDY["corpora"]
     with tempfile.TemporaryDirectory() as scratch:
-        copy, requests = built(Path(scratch, "repository"), study)
+        targets = [f"results/quantize/{MODEL}/{scheme}/manifest.json" for scheme in SCHEMES]
+        copy, requests = built(Path(scratch, "repository"), study, targets)
         length = {"max_tokens": TOKENS, "min_tokens": TOKENS, "ignore_eos": True}
         requests = [dataclasses.replace(r, sampling=r.sampling | length) for r in requests[:300]]
         rates: dict[str, list[float]] = {scheme: [] for scheme in SCHEMES}

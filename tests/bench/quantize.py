@@ -18,11 +18,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from tests.bench import size
+
 ROW_GROUPS = 2
-SEQUENCES, LENGTH, VOCABULARY = 16, 512, 1024
+SEQUENCES, LENGTH, VOCABULARY = *size((16, 512), (4, 16)), 1024
 METHODS = ("smooth", "rotate", "gptq core", "key grids", "awq", "flatquant 1", "flatquant 2", "gptqmodel")
 SETTINGS = {"bits": 4, "group_size": -1, "sym": True, "desc_act": False, "mse": 2.4, "damp_percent": 0.01}
-LAYERS, BATCH = 4, 4
+LAYERS, BATCH = size(4, 1), 4
 FLATQUANT = {
     "bits": 4, "activation_bits": 4, "kv_bits": 4, "row_groups": ROW_GROUPS, "alpha": 0.3, "clip": 0.982,
     "batch_size": BATCH, "learning_rate": 0.005, "seed": 0,

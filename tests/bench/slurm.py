@@ -14,9 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from tests import cluster as slurm
+from tests.bench import size
 from tests.cluster import Cluster
 from tests.test_slurm import SNAKEMAKE, Study
 
+TARGETS = size((), ("--", "results/questions/addition.parquet"))
 LOCAL = (sys.executable, "-m", "snakemake", "--cores", "2")
 
 
@@ -34,14 +36,14 @@ def main() -> None:
     if reason := slurm.missing():
         sys.exit(f"error: {reason}")
     with tempfile.TemporaryDirectory() as scratch:
-        alone = seconds(Study(Path(scratch, "alone")), *LOCAL)
+        alone = seconds(Study(Path(scratch, "alone")), *LOCAL, *TARGETS)
         state = Path(scratch, "slurm")
         state.mkdir()
         cluster = Cluster(state)
         cluster.start()
         try:
             study = Study(Path(scratch, "submitted"))
-            submitted = seconds(study, *SNAKEMAKE)
+            submitted = seconds(study, *SNAKEMAKE, *TARGETS)
             jobs = study.jobs()
         finally:
             cluster.close()

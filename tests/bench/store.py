@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from scripts.generate.store import Store, write_segment
+from tests.bench import size
 
-ROWS = (10_000, 100_000, 1_000_000)
-SEGMENT = 5_000  # rows
-WANTED = 7_359  # samples of one of the paper's cells: 2,453 questions and three seeds
+ROWS = size((10_000, 100_000, 1_000_000), (100, 200))
+SEGMENT = size(5_000, 50)  # rows
+WANTED = size(7_359, 50)  # samples of one of the paper's cells: 2,453 questions and three seeds
 TEXT = 1_000  # characters of an output
 WORDS = [*"0123456789=+*", "so", "the", "sum", "is", "then", "carry", "one", "and", "add", "it", "to", "which", "gives"]
 
