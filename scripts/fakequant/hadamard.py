@@ -29,7 +29,10 @@ def hadamard_factors(n: int) -> Factors:
         raise ValueError(f"no Hadamard matrix of order {n} is known to this code (Sylvester times Paley I or II)")
     powers = [2**k for k in range((n // paley).bit_length())]
     right = min((n, *powers), key=lambda b: b if b == n else n // b + b + SECOND)
-    return _signs(n // right), _signs(right)
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # many small steps, once
+        factors = _signs(n // right), _signs(right)
+    return factors[0].to(device), factors[1].to(device)
 
 
 def hadamard_transform(x: torch.Tensor, factors: Factors) -> torch.Tensor:

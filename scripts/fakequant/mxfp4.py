@@ -22,6 +22,6 @@ def round_mxfp4(x: torch.Tensor) -> torch.Tensor:
     values = blocks * inverse
     magnitude = values.abs()
     # Two values in each of [1, 2), [2, 4) and [4, 8); below 1 the step is that of [1, 2), as subnormals have it.
-    step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
+    step = (magnitude >= 2) * 0.5 + (magnitude >= 4) + 0.5
     rounded = (values / step).round_().mul_(step).clamp_(-LARGEST, LARGEST)
     return (rounded / inverse).flatten(-2).to(x.dtype)
