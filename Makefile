@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-slurm \
+.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-slurm \
 	env check lock retrain lint format docs clean
 
 help: ## this list
@@ -47,6 +47,9 @@ bench-page: env ## measure making and opening the page of a study of 100,000 sam
 
 bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ core beside GPTQModel
 	@python -m tests.bench.quantize
+
+bench-rotate: env ## measure QuaRot's rotation of a layer of 32B width beside dense products (about 5 minutes)
+	@python -m tests.bench.rotate
 
 env: check .venv/installed ## install the locked packages into .venv
 

@@ -15,10 +15,11 @@ from scripts.quantize import awq
 from scripts.quantize._gptq import clipped_grid, gptq, inverse_cholesky
 from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
 from scripts.quantize.kvquant import key_grids
-from scripts.quantize.quarot import rotate
+from scripts.quantize.quarot import random_signs, rotate, rotate_layer
 from scripts.quantize.rtn import quantize_weight
 from scripts.quantize.smoothquant import norms, smooth
 from scripts.run.errors import UserError
+from tests.bench.rotate import make_layer, rotate_densely
 from tests.tiny import SHAPES, random_model, solved, trained
 
 ROW_GROUPS = 2
@@ -111,6 +112,15 @@ def test_transforms_change_nothing_by_themselves(name: str):
     assert not model.config.tie_word_embeddings
     attach(model, ONLINE | {"keys": cache(16, 1.0, hadamard=True)["keys"]}, {})
     assert (logits(model) - full).abs().max() <= 1e-3
+
+
+def test_the_rotation_is_that_of_dense_products():
+    fast = make_layer(320, 1152, 5, 1)
+    dense, signs = copy.deepcopy(fast), random_signs(320, 0)
+    rotate_layer(fast, signs, 4)
+    rotate_densely(dense, signs, 4)
+    for (name, found), expected in zip(fast.named_parameters(), dense.parameters(), strict=True):
+        assert (found - expected).abs().max() <= 1e-6 * expected.abs().max(), name
 
 
 @pytest.mark.parametrize("shape", SHAPES)

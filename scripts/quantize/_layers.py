@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.quantize._gptq import gptq
+from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._store import Tensors, kept
 from scripts.run.errors import UserError
 from scripts.run.progress import Progress
@@ -67,13 +68,6 @@ class Run:
             self()
 
 
-def not_finite(what: str) -> UserError:
-    return UserError(
-        f"{what}: its weights, or those before it, are damaged, or the model's dtype cannot hold its activations "
-        "(float16 ends at 65,504): fetch it anew, or take the dtype that it was trained in"
-    )
-
-
 @torch.no_grad()
 def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -> Iterator[tuple[nn.Module, Run]]:
     """For each decoder layer, on the GPU if there is one: the layer, and what runs it on all sequences.
@@ -109,14 +103,6 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
         layer.to("cpu")
         progress.add(1)
     progress.close()
-
-
-def put(layer: nn.Module, tensors: Tensors) -> None:
-    """Give the layer these parameters, by name, in its own dtype."""
-    parameters = dict(layer.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
 
 
 def fold(before: nn.Module, scaled: list[nn.Linear], scale: torch.Tensor) -> None:

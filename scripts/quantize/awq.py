@@ -31,9 +31,9 @@ from scripts.quantize._layers import (
     inputs_of,
     linears,
     output_error,
-    put,
 )
 from scripts.quantize._packed import PACKED_BITS, add_packed
+from scripts.quantize._parameters import put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage

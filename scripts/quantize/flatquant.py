@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from scripts.fakequant.settings import TRANSFORMS, write_settings
 from scripts.manifest import write_manifest
 from scripts.quantize._flatquant import Call, learn, rounded_parameters, served
-from scripts.quantize._layers import Run, each_layer, put
+from scripts.quantize._layers import Run, each_layer
+from scripts.quantize._parameters import put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.run import record

@@ -20,8 +20,8 @@ from torch import nn
 from transformers import AutoConfig
 
 from scripts.manifest import write_manifest
-from scripts.quantize._layers import not_finite, put
 from scripts.quantize._packed import PACKED_BITS, add_packed, multiples
+from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._rewrite import of_layers, rewrite_linears
 from scripts.quantize._store import Tensors, keep, part, stored
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
