@@ -23,12 +23,13 @@ from scripts.run.devices import check_visible
 from scripts.run.errors import UserError
 from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease, start_ticks
-from scripts.run.progress import Progress
+from scripts.run.progress import Answers
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
 from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.v1.engine.llm_engine import LLMEngine
 
 SCHEMA = pa.schema(
     [
@@ -155,7 +156,9 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     told_to_stop = []
     signal.signal(signal.SIGTERM, lambda number, _: told_to_stop.append(number))
     step = watched(engine.step)
-    progress = Progress(label, len(requests), "samples")
+    progress = Answers(
+        label, {str(i): r.expected_tokens for i, r in enumerate(requests)}, lambda: tokens_so_far(engine)
+    )
     progress.print()
     startup_seconds = time.time() - psutil.Process().create_time()
     store.start_clock()
@@ -169,8 +172,9 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
                     "finish_reason": answer.finish_reason,
                 }
                 store.add(requests[int(finished.request_id)].sample, row)
-                progress.add(1, tokens=row["output_tokens"])
+                progress.finish(finished.request_id, row["output_tokens"])
             store.tick()
+            progress.tick()
     except ChildProcessError:
         raise UserError(
             f"{label}: a process of the engine died (killed, or out of memory; the log says more); "
@@ -187,6 +191,12 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     if told_to_stop:
         print(f"{label}: told to stop; what is finished is stored, and the next run goes on from there", flush=True)
         raise SystemExit(143)
+
+
+def tokens_so_far(engine: "LLMEngine") -> dict[str, int]:
+    """Tokens that each unfinished request has, by the name under which it was added."""
+    states = engine.output_processor.request_states.values()
+    return {state.external_req_id: state.detokenizer.num_output_tokens() for state in states}
 
 
 def watched(step: Callable[[], list]) -> Callable[[], list]:
