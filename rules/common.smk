@@ -78,7 +78,8 @@ def weights_mb(wildcards, attempt):
 
 
 def disk_mb(wildcards):
-    return sizes.disk_mb(study_config.models[wildcards.model])
+    scheme = quantized(wildcards) if "scheme" in wildcards.keys() else {}
+    return sizes.disk_mb(study_config.models[wildcards.model], scheme)
 
 
 # models
@@ -189,8 +190,12 @@ def scheme_calibration(wildcards):
     return f"results/calibrate/{wildcards.model}/{corpus}.parquet" if corpus else []
 
 
+def quantized(wildcards):
+    return study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"]
+
+
 def quantize_gpus(wildcards):
-    return sizes.quantize_gpus(wildcards.quantizer, study_config.models[wildcards.model], study_config.gpu_memory_gb)
+    return sizes.quantize_gpus(quantized(wildcards), study_config.models[wildcards.model], study_config.gpu_memory_gb)
 
 
 def quantize_cores(wildcards):

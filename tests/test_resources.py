@@ -7,6 +7,7 @@ from scripts.run.config import _read_models
 from scripts.run.errors import UserError
 from scripts.run.resources import (
     cores,
+    disk_mb,
     generate_gpus,
     generate_mb,
     generate_minutes,
@@ -41,7 +42,17 @@ def test_gpus_of_the_eight_models(model: str, position: int, gpu_gb: int):
     cache = 2 * facts["layers"] * max(facts["kv_heads"], gpus) * facts["head_dim"] * 2 * TOKENS
     assert (2 * facts["parameters"] + 4 * cache + 4e9 * gpus) / 1e9 <= 0.9 * gpus * gpu_gb
     assert facts["heads"] % gpus == 0
-    assert quantize_gpus("gptq", facts, gpu_gb) == 1
+    assert quantize_gpus({"corpus": "reasoning", "bits": 4}, facts, gpu_gb) == 1
+
+
+def test_only_what_calibrates_takes_a_gpu():
+    """Nor does it need a Hessian where it quantizes no weights; its finished layers lie beside the checkpoint."""
+    facts = MODELS["r1-llama-70b"]
+    assert quantize_gpus({"bits": 4, "group_size": -1}, facts, 1) == quantize_gpus({"kv_bits": 4}, facts, 1) == 0
+    with pytest.raises(UserError, match=r"9\.9 GB for the Hessian"):
+        quantize_gpus({"corpus": "plain", "bits": 4}, facts, 20)
+    assert quantize_gpus({"corpus": "plain", "kv_bits": 4}, facts, 20) == 1
+    assert disk_mb(facts, {"corpus": "plain"}) - 100 == pytest.approx(2 * (disk_mb(facts, {}) - 100), abs=2)
 
 
 def test_every_model_of_the_study_is_in_the_table():

@@ -24,6 +24,7 @@ from scripts.run.errors import UserError
 from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease, start_ticks
 from scripts.run.progress import Answers
+from scripts.run.resources import GPU_SHARE
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
 from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
 
@@ -84,7 +85,7 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
 
     on_gpu = torch.cuda.is_available()
     os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
-    limits = {}
+    limits = {"gpu_memory_utilization": GPU_SHARE} if on_gpu else {}
     if not on_gpu:
         # One process with the threads that the job was given; without a stated size vLLM takes the machine's memory.
         defaults = {

@@ -287,7 +287,7 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
             )
     try:
         check_geometry(scheme, config.schemes[scheme], facts)
-        quantize_gpus(scheme.split("/", maxsplit=1)[0], facts, config.gpu_memory_gb)
+        quantize_gpus(config.schemes[scheme], facts, config.gpu_memory_gb)
         for suite in suites:
             asked = scheme if suite in config.studies[study]["suites"] else BASELINE  # own reasoning
             limit = config.suites[suite]["max_model_len"]

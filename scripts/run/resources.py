@@ -70,16 +70,16 @@ def generate_gpus(model: dict, scheme: dict, tokens: int, gpu_gb: int) -> int:
     )
 
 
-def quantize_gpus(quantizer: str, model: dict, gpu_gb: int) -> int:
-    """One GPU, which holds one layer at a time; none to link the baseline.
+def quantize_gpus(scheme: dict, model: dict, gpu_gb: int) -> int:
+    """One GPU, which holds one layer at a time, for what calibrates; none for what rounds to nearest, or only links.
 
     Raises:
         UserError: the largest layer does not fit; the message shows the sum.
     """
-    if quantizer == "none":
+    if "corpus" not in scheme:
         return 0
     layer = weight_gb(model) / model["layers"] * 4 / _bytes(model)
-    hessian = 3 * model["intermediate_size"] ** 2 * 4 / 1e9
+    hessian = 3 * model["intermediate_size"] ** 2 * 4 / 1e9 if "bits" in scheme else 0
     calibration = 2 * 128 * 2048 * model["hidden_size"] * _bytes(model) / 1e9
     need = layer + hessian + calibration + ENGINE_GB
     if need > gpu_gb:
@@ -106,9 +106,9 @@ def weights_mb(model: dict) -> int:
     return int(PROCESS_MB + 2000 * weight_gb(model))
 
 
-def disk_mb(model: dict) -> int:
-    """A checkpoint; tokenizer and settings are small."""
-    return int(100 + 1000 * weight_gb(model))
+def disk_mb(model: dict, scheme: dict) -> int:
+    """A checkpoint, and the finished layers of one that is calibrated; tokenizer and settings are small."""
+    return int(100 + 1000 * weight_gb(model) * (2 if "corpus" in scheme else 1))
 
 
 def generate_gpu_minutes(model: dict, scheme: dict, suite: dict) -> float:
