@@ -22,10 +22,12 @@ from scripts.models import arithmetic
 from scripts.quantize import _gptq, gptq
 from scripts.quantize._layers import inputs_of
 from scripts.quantize._link import link_checkpoint
+from scripts.quantize._names import LINEAR_WEIGHT, check_linears
 from scripts.quantize._packed import write_packed
-from scripts.quantize._rewrite import LINEAR_WEIGHT, of_layers, rewrite_linears
+from scripts.quantize._rewrite import of_layers, rewrite_linears
 from scripts.quantize._store import keeping
 from scripts.quantize.rtn import quantize_weight
+from scripts.run.errors import UserError
 from tests.conftest import Copy
 from tests.test_fakequant import FLOATS, plain_loop
 from tests.tiny import solved, trained
@@ -89,6 +91,25 @@ def test_only_linear_layers_of_the_blocks_change(checkpoint: Path, tmp_path: Pat
     assert len(changed) == 7 * 4
     assert (checkpoint / "model.safetensors").read_bytes() == before
     assert (tmp_path / "new/config.json").samefile(checkpoint / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("model.layers.1.mlp.gate_up_proj.weight", "gate_up_proj"),
+        ("model.layers.1.mlp.experts.0.up_proj.weight", "experts.0.up_proj"),
+        ("model.layers.1.mlp.gate.weight", "mlp.gate.weight"),
+        ("base_model.model.layers.1.mlp.up_proj.weight", "base_model.model.layers.1.mlp.up_proj"),
+        ("layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj"),
+    ],
+)
+def test_a_model_that_would_be_quantized_in_part_is_refused(checkpoint: Path, tmp_path: Path, name: str, left: str):
+    check_linears(checkpoint)
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors[name] = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=rf"{left}.* 6% of the blocks' weights .*would not be quantized"):
+        check_linears(tmp_path)
 
 
 def test_a_shard_without_linear_layers_is_a_hard_link(checkpoint: Path, tmp_path: Path):

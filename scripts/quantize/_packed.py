@@ -14,7 +14,8 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._rewrite import LINEAR_WEIGHT, of_layers
+from scripts.quantize._names import LINEAR_WEIGHT
+from scripts.quantize._rewrite import of_layers
 from scripts.run.files import write_atomically
 
 PACKED_BITS = 4

@@ -1,7 +1,6 @@
 """A checkpoint with other weights: in its linear layers, shard by shard, or in all of them."""
 
 import functools
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from scripts.quantize._link import link_checkpoint
+from scripts.quantize._names import LINEAR_WEIGHT
 from scripts.quantize._store import part
 from scripts.run.files import write_atomically
-
-# Only the decoder blocks' linear layers are quantized: not embeddings, norms, lm_head or biases.
-LINEAR_WEIGHT = re.compile(r"model\.layers\.(\d+)\.((?:self_attn|mlp)\.[a-z]+_proj)\.weight")
 
 SHARD_SIZE = "5GB"  # as most models are published: what works shard by shard holds one of them
 

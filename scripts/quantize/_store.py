@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts.quantize._link import link_checkpoint
+from scripts.quantize._names import check_linears
 from scripts.run import record
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_digest, package_versions
@@ -41,6 +42,7 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
     def link_or_make(
         *, model: Path, checkpoint: Path, manifest: Path, settings: dict, calibration: list[Path] = (), **others: Any
     ) -> None:
+        check_linears(model)
         entry = CHECKPOINTS / address(module, model, settings, calibration)
         with lease(entry.name, f"quantize {manifest.parent}"):
             if is_whole(entry):
