@@ -48,7 +48,7 @@ def fuse_norm(norm: nn.Module, following: list[nn.Linear]) -> None:
 
 
 def own(module: nn.Module) -> None:
-    """Memory of its own for each parameter: what is changed in place in a mapped file holds the file's memory as well."""
+    """Memory of its own for each parameter: one of a mapped file, changed in place, keeps the file's as well."""
     for parameter in module.parameters():
         parameter.data = parameter.data.clone()
 
