@@ -326,6 +326,7 @@ def study_questions(wildcards):
 def study_settings(wildcards):
     return json.dumps(
         {
+            "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
             "benchmarks": {
                 benchmark: study_config.suites[suite]["seeds"]

@@ -217,7 +217,6 @@ rule paper:
     input:
         code="results/code/scripts.report.paper.txt",
         samples="results/report/{study}/samples.parquet",
-        summary="results/report/{study}/summary.parquet",
         paper="resources/paper/tables.csv",
     output:
         "results/report/{study}/paper.parquet",
@@ -232,7 +231,6 @@ rule paper:
     shell:
         "python -m scripts.report.paper"
         " --samples {input.samples:q}"
-        " --summary {input.summary:q}"
         " --paper {input.paper:q}"
         " --output {output:q}"
         " 2> {log:q}"

@@ -31,8 +31,11 @@ SAMPLE_COLUMNS = [
 ]
 
 
-def write_table(path: Path, rows: list[dict] | pa.Table, schema: pa.Schema) -> None:
+def write_table(path: Path, rows: list[dict] | pa.Table, schema: pa.Schema, **said: str) -> None:
     """Write rows, or a table, of exactly the schema's columns; the file's metadata says what made it.
+
+    Args:
+        said: what else the metadata says.
 
     Raises:
         ValueError: a row, or the table, lacks a column or has one too many.
@@ -41,7 +44,7 @@ def write_table(path: Path, rows: list[dict] | pa.Table, schema: pa.Schema) -> N
         if set(names) != set(schema.names):
             raise ValueError(f"{path}: columns {sorted(names)} are not those of the schema, {sorted(schema.names)}")
     table = rows.select(schema.names) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema)
-    table = table.cast(schema).replace_schema_metadata({"made_by": json.dumps(identity(), sort_keys=True)})
+    table = table.cast(schema).replace_schema_metadata({"made_by": json.dumps(identity(), sort_keys=True), **said})
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 

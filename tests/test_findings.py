@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.report import findings, paper, summary
+from scripts.report import findings, paper
 from scripts.report._claims import CLAIMS, Rule, above, at_least, at_most, below, beyond, within
 from scripts.run.config import _read_models
 from tests.conftest import ROOT
@@ -118,11 +118,11 @@ def test_against_the_paper():
             right = rng.random((500, 3)) < share
             frame = pd.DataFrame({"id": np.repeat(np.arange(500), 3), "seed": np.tile([1, 2, 3], 500)})
             keys = {"model": "r1-qwen-1.5b", "quantizer": quantizer, "scheme": scheme, "benchmark": benchmark}
-            pieces.append(frame.assign(correct=right.ravel(), study="s", extracted="1", **keys))
+            pieces.append(frame.assign(correct=right.ravel(), right=False, study="s", extracted="1", **keys))
     frame = pd.concat(pieces).astype({"id": str}).assign(
         correct_final=False, status="ok", finish_reason="stop", output_tokens=1
     )  # fmt: skip
-    table = paper.compare(frame, summary.summarize(frame), PUBLISHED)
+    table = paper.compare(frame, PUBLISHED)
     assert list(table.columns) == paper.SCHEMA.names
     assert table[["quantizer", "benchmark"]].to_numpy().tolist() == [["none", "math500"], ["gptq", "math500"]]
     assert table["within"].tolist() == [True, False]

@@ -63,7 +63,7 @@ def flips(samples: pd.DataFrame, model: str, method: str, benchmark: str) -> dic
     """What a reader should find under each of the filters."""
     rows = samples[(samples["model"] == model) & (samples["benchmark"] == benchmark)]
     rows = rows.assign(method=rows["quantizer"] + "/" + rows["scheme"])
-    right = rows.pivot(index=["id", "seed"], columns="method", values="correct").astype(bool)
+    right = rows.pivot(index=["id", "seed"], columns="method", values="right").astype(bool)
     before, after = right["none/full"], right[method]
     masks = {
         "lost": before & ~after,

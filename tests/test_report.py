@@ -12,6 +12,7 @@ from scripts.run import record
 from scripts.run.errors import UserError
 
 SETTINGS = {
+    "verdict": "correct",
     "cells": [["m", "none/full"], ["m", "rtn/w3"]],
     "benchmarks": {"easy": [1, 2], "hard": [1, 2]},
 }
@@ -33,10 +34,11 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             rows = [
                 {
                     "model": "m", "quantizer": quantizer, "scheme": name, "suite": "s", "benchmark": benchmark,
-                    "id": question, "seed": seed, "level": "1", "extracted": "1",
+                    "id": question, "seed": seed, "level": "1", "extracted": "1", "extracted_final": "2",
                     "correct": index < right[scheme, benchmark][seed - 1],
                     "correct_final": index < right[scheme, benchmark][seed - 1] - 1,
                     "status": "ok" if index else "no_answer",
+                    "status_final": "unparsed" if index == 3 else "ok",
                     "finish_reason": "length" if index == 3 else "stop",
                     "output_tokens": 10 * (index + 1),
                 }
@@ -49,8 +51,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def samples(results: Path) -> pd.DataFrame:
-    return collect(results / "score", results / "questions", "study", SETTINGS).to_pandas()
+def samples(results: Path, verdict: str = "correct") -> pd.DataFrame:
+    settings = SETTINGS | {"verdict": verdict}
+    return collect(results / "score", results / "questions", "study", settings).to_pandas()
 
 
 def tables(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -67,6 +70,17 @@ def test_accuracy_per_seed(results: Path):
     assert (row["accuracy"], row["accuracy_final"], row["truncated"]) == (75, 50, 25)
     assert (row["no_answer"], row["timeouts"], row["errors"]) == (1, 0, 0)
     assert (row["mean_tokens"], row["median_tokens"]) == (25, 25)
+
+
+def test_tables_rest_on_the_verdict_that_the_study_names(results: Path):
+    rows = samples(results, "correct_final")
+    assert (rows["right"] == rows["correct_final"]).all()
+    assert set(rows["extracted"]) == {"2"}
+    row = accuracy.tabulate(rows).set_index(["scheme", "benchmark", "seed"]).loc[("full", "hard", 2)]
+    assert (row["accuracy"], row["accuracy_whole"], row["accuracy_final"]) == (50, 75, 50)
+    assert (row["no_answer"], row["unparsed"]) == (0, 1)
+    means = summary.summarize(rows).set_index(["scheme", "benchmark"])["mean"]
+    assert means["full", "hard"] == 37.5
 
 
 def test_mean_deviation_average_and_drop(results: Path):

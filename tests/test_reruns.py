@@ -225,6 +225,11 @@ def test_benchmark_added(built: Copy):
         )
 
 
+def test_verdict_of_a_study_changed(built: Copy):
+    with reconfigured(built, lambda config: config["studies"]["tiny"].update(verdict="correct")):
+        assert plan(built) == TABLES
+
+
 def test_study_removed(built: Copy):
     with reconfigured(built, lambda config: config["studies"].pop("tiny")):
         assert plan(built) == set()

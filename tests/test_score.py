@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from scripts.run.errors import UserError
 from scripts.score import _choice, _math
-from scripts.score._math import Verdict, judge, judge_all
+from scripts.score._math import judge, judge_all
 from scripts.score._table import SCHEMA, score
+from scripts.score._verdict import Verdict
 
 ANSWERS = {
     "boxed behind the thought": ("12*3=36\n</think>\n\\boxed{36}", "36", True, True, "ok"),
@@ -42,38 +43,6 @@ def test_verdicts(case: str):
     verdict = judge(output, gold)
     assert (verdict.correct, verdict.correct_final, verdict.status) == (correct, correct_final, status)
     assert (verdict.extracted is None) == (status == "no_answer")
-
-
-CHOICES = {
-    "plain": ("</think>\nAnswer: C", "C", True, True),
-    "bold": ("</think> **Answer:** C", "C", True, True),
-    "all bold": ("</think> **Answer: C**", "C", True, True),
-    "small": ("</think> the answer: (c).", "C", True, True),
-    "dollars": ("</think> Answer: $C$", "C", True, True),
-    "boxed": ("</think> \\boxed{C}", "C", True, True),
-    "boxed text": ("</think> $\\boxed{\\text{C}}$", "C", True, True),
-    "boxed behind answer": ("</think> Answer: \\(\\boxed{\\mathbf{C}}\\)", "C", True, True),
-    "with its text": ("</think> Answer: C) because A is wrong", "C", True, True),
-    "on the next line": ("</think> Final Answer:\n\nC", "C", True, True),
-    "the last of several": ("</think> Answer: A\nNo, wait.\nAnswer: C", "C", True, True),
-    "a wrong one": ("</think> Answer: B", "B", False, False),
-    "in a cut-off thought": ("Answer: C, or is it", "C", True, False),
-    "only in the thought": ("Answer: C</think> I am sure.", "C", True, False),
-    "the thought disagrees": ("Answer: C</think> Answer: A", "A", False, False),
-    "a word": ("</think> Answer: A number between", "A", False, False),
-    "a small word": ("</think> The answer: a number", None, False, False),
-    "a longer word": ("</think> Answer: Carbon", None, False, False),
-    "a formula": ("</think> \\boxed{C_2H_6}", None, False, False),
-    "letter not offered": ("</think> Answer: E", None, False, False),
-    "nothing": ("", None, False, False),
-}
-
-
-@pytest.mark.parametrize("case", CHOICES)
-def test_verdicts_of_multiple_choice(case: str):
-    output, extracted, correct, correct_final = CHOICES[case]
-    status = "ok" if extracted else "no_answer"
-    assert _choice.judge_all([(output, "C")]) == [Verdict(correct, correct_final, extracted, status)]
 
 
 @pytest.mark.parametrize("text", ["\\boxed{" * 40_000, "answer" + " " * 300_000, "answer: " * 50_000])
@@ -127,10 +96,10 @@ NASTY = {
 def test_whatever_a_model_writes_gets_a_verdict_in_time():
     started = time.monotonic()
     verdicts = judge_all([(text, "36") for text in NASTY.values()] + [("\\boxed{36}", "36")], seconds=2)
-    assert time.monotonic() - started < 4 * len(NASTY)
+    assert time.monotonic() - started < 6 * len(NASTY)
     for case, verdict in zip(NASTY, verdicts, strict=False):
         assert not verdict.correct, case
-        assert verdict.status in {"ok", "no_answer", "timeout", "error"}, case
+        assert {verdict.status, verdict.status_final} <= {"ok", "no_answer", "unparsed", "timeout", "error"}, case
     assert "timeout" in {verdict.status for verdict in verdicts}
     assert verdicts[-1] == Verdict(True, False, "36", "ok")
 
@@ -162,28 +131,28 @@ def test_no_mixture_of_latex_breaks_the_scorers(outputs: list[str]):
     verdicts = judge_all([(text, "36") for text in outputs], seconds=5)
     assert len(verdicts) == len(outputs)
     verdicts += _choice.judge_all([(text, "C") for text in outputs])
-    assert {verdict.status for verdict in verdicts} <= {"ok", "no_answer", "timeout"}
+    assert {verdict.status for verdict in verdicts} <= {"ok", "no_answer", "unparsed", "timeout"}
 
 
-def fake_judge(output: str, gold: str) -> Verdict:
-    """Stands in for one function: sleeps, fails or takes more memory than there is, as the output says."""
-    if output == "sleep":
+def fake_rule(text: str, gold: str) -> _math.Half:
+    """Stands in for a rule: sleeps, fails or takes more memory than there is, as the text says."""
+    if text == "sleep":
         time.sleep(60)
-    if output == "fail":
+    if text == "fail":
         raise RecursionError
-    if output == "memory":
+    if text == "memory":
         bytearray(4 << 30)
-    return Verdict(True, True, output, "ok")
+    return True, text, "ok"
 
 
 def test_a_worker_that_hangs_is_killed_and_one_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_math, "judge", fake_judge)
+    monkeypatch.setattr(_math, "RULES", {"study": fake_rule, "reader": fake_rule})
     started = time.monotonic()
-    verdicts = judge_all(
-        [("a", "1"), ("sleep", "1"), ("b", "1"), ("fail", "1"), ("memory", "1"), ("c", "1")], seconds=1
-    )
+    outputs = ["a</think>x", "sleep", "b</think>sleep", "fail", "memory", "c</think>fail"]
+    verdicts = judge_all([(output, "1") for output in outputs], seconds=1)
     assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok", "error", "error", "ok"]
-    assert [verdict.extracted for verdict in verdicts] == ["a", None, "b", None, None, "c"]
+    assert [verdict.status_final for verdict in verdicts] == ["ok", "ok", "timeout", "ok", "ok", "error"]
+    assert [verdict.extracted_final for verdict in verdicts] == ["x", "", None, "", "", None]
     assert time.monotonic() - started < 30
 
 

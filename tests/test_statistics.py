@@ -183,6 +183,13 @@ def test_pass_at_k_counts_all_choices(samples: int, k: int):
         (["1", "2", "3"], [True, False, False], 1 / 3),
         ([None, None, "1"], [False, False, True], 1),
         ([None, None, None], [False, False, False], 0),
+        (["36", "36.0", "n=36", "35", "35"], [True, True, True, False, False], 1),
+        (["2,000", "2000", "\\$2000", "1500", "1500"], [True, True, True, False, False], 1),
+        (["36", "36", "35", "35.0", "n = 35"], [True, True, False, False, False], 0),
+        (["36", "36", "1,500", "1500", "\\$1500.00"], [True, True, False, False, False], 0),
+        (["36", "1/2", "0.5"], [True, False, False], 0),
+        (["36", "x+1", "x + 1"], [True, False, False], 0),
+        (["36", "35", "34"], [True, False, False], 1 / 3),
     ],
 )
 def test_majority(answers: list[str | None], right: list[bool], expected: float):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scripts.report import ablations, difficulty, drops, efficiency, errors, findings, headline, lengths, paper, summary
-from scripts.report._tables import write_frame
+from scripts.report._tables import verdict_of, write_frame
 from scripts.run import record
 from scripts.run.config import _read_models
 from scripts.run.describe import table_modules, tables
@@ -43,7 +43,7 @@ def rows_of(right: dict[str, list[str]], cells: list[tuple[str, str, str]]) -> p
                             "benchmark": benchmark, "id": question, "seed": seed,
                             "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
                             "subject": None, "extracted": "right" if correct else f"wrong {question}",
-                            "correct": correct, "correct_final": correct,
+                            "verdict": "correct", "right": correct, "correct": correct, "correct_final": correct,
                             "status": "ok" if correct else "no_answer",
                             "finish_reason": "stop" if question != "d" else "length",
                             "output_tokens": (100 if correct else 200) * (1 + index),
@@ -184,7 +184,7 @@ def test_a_study_of_baselines_alone_has_all_tables(samples: pd.DataFrame, tmp_pa
     made = {
         drops: drops.tabulate(rows), ablations: ablations.tabulate(rows, {"none/full": {}}),
         difficulty: difficulty.compare(rows), lengths: lengths.measure(rows), errors: errors.count(rows),
-        paper: paper.compare(rows, summary.summarize(rows), PUBLISHED),
+        paper: paper.compare(rows, PUBLISHED),
         findings: pd.DataFrame(findings.findings("s", {"study": evidence})),
     }  # fmt: skip
     for module, frame in made.items():
@@ -251,6 +251,15 @@ def test_tables_of_a_study_agree(built: Copy):
     assert set(read["findings"]["source"]) == {"study", "paper"}
 
 
+def test_every_table_says_on_which_verdict_it_rests(built: Copy):
+    for path in (built.root / "results/report/tiny").glob("*.parquet"):
+        expected = "correct" if path.stem == "paper" else "correct_final"
+        assert verdict_of(path) == expected, path
+    rows = pd.read_parquet(built.root / "results/report/tiny/samples.parquet")
+    assert (rows["right"] == rows["correct_final"]).all()
+    assert (rows["correct"] >= rows["correct_final"]).all()
+
+
 def test_the_readme_of_the_tables_follows_from_their_schemas(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     assert Path("scripts/report/README.md").read_text() == tables()
@@ -259,7 +268,8 @@ def test_the_readme_of_the_tables_follows_from_their_schemas(monkeypatch: pytest
 def test_the_headline_as_markdown_latex_and_in_colour(built: Copy):
     folder = built.root / "results/report/tiny"
     table = headline.headline(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("summary", "drops")))
-    assert (folder / "summary.md").read_text() == headline.markdown(table)
+    assert (folder / "summary.md").read_text() == headline.markdown(table, headline.note(folder / "summary.parquet"))
+    assert "(correct_final)" in (folder / "summary.md").read_text()
     row = table.set_index(["model", "quantizer/scheme"]).loc[("tiny-qwen-s", "rtn/w2g32")]
     lines = (folder / "summary.md").read_text().splitlines()
     assert [cell.strip() for cell in lines[4].strip("|").split("|")] == ["tiny-qwen-s", "rtn/w2g32", *row]

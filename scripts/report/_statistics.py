@@ -11,6 +11,8 @@ from collections import Counter
 import numpy as np
 from scipy.special import bdtr, ndtri
 
+from scripts.score._canonical import canonical
+
 RESAMPLES = 10_000
 LEVEL = 0.95
 POWER = 0.8
@@ -115,10 +117,14 @@ def pass_at_k(samples: int, right: np.ndarray, k: int) -> np.ndarray:
 def majority(answers: list[str | None], right: list[bool]) -> float:
     """Probability that the most frequent answer to a question is right; answers as frequent as each other draw lots.
 
-    Outputs without an answer (None) do not vote. Answers vote together where they are written alike.
+    Outputs without an answer (None) do not vote. Equal answers vote together, however they are written: all that are
+    right are equal to each other, of the others those with the same number or text.
     """
-    votes = Counter(answer for answer in answers if answer is not None)
+    keys = [
+        None if answer is None else "right" if good else f"wrong: {canonical(answer)}"
+        for answer, good in zip(answers, right, strict=True)
+    ]
+    votes = Counter(key for key in keys if key is not None)
     most = max(votes.values(), default=0)
-    winners = [answer for answer, count in votes.items() if count == most]
-    truth = dict(zip(answers, right, strict=True))
-    return sum(truth[answer] for answer in winners) / len(winners) if winners else 0.0
+    winners = [key for key, count in votes.items() if count == most]
+    return float("right" in winners) / len(winners) if winners else 0.0

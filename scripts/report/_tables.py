@@ -6,23 +6,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from scripts.table import CELL_COLUMNS, column, write_table
 
 CELL = ["model", "quantizer", "scheme"]
 BASELINE = ("none", "full")
 AVERAGE = "avg"
+# What a study's tables may rest on, in words for readers; its key `verdict` in the config says which.
+VERDICTS = {
+    "correct": "An answer is right by the study's rule, which searches the whole output (correct).",
+    "correct_final": "An answer is right if a careful human would say so of what stands behind the thought "
+    "(correct_final).",
+}
 STUDY_COLUMNS = [column("study", pa.string(), "name of the study"), *CELL_COLUMNS]
 BENCHMARK_OR_AVERAGE = column("benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of all")
 
 
-def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema, **said: str) -> None:
     """Write a table with the schema's columns in their order; NaN becomes null.
+
+    Args:
+        said: what the file's metadata says, as the verdict on which the table rests.
 
     Raises:
         ValueError: the frame lacks a column or has one too many.
     """
-    write_table(path, pa.Table.from_pandas(frame, preserve_index=False), schema)
+    write_table(path, pa.Table.from_pandas(frame, preserve_index=False), schema, **said)
+
+
+def verdict_of(table: Path) -> str:
+    """The verdict on which a table rests, a key of `VERDICTS`."""
+    return pq.read_schema(table).metadata[b"verdict"].decode()
 
 
 def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, str], np.ndarray]:

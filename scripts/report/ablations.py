@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._pairs import compare
-from scripts.report._tables import BENCHMARK_OR_AVERAGE, by_question, write_frame
+from scripts.report._tables import BENCHMARK_OR_AVERAGE, by_question, verdict_of, write_frame
 from scripts.run.stage import Input, Output, Settings, stage
 from scripts.table import column
 
@@ -51,7 +51,7 @@ def tabulate(samples: pd.DataFrame, schemes: dict[str, dict]) -> pd.DataFrame:
         samples: one row per sample.
         schemes: "quantizer/scheme" → settings.
     """
-    right = by_question(samples, "correct")
+    right = by_question(samples, "right")
     cells = dict.fromkeys(key[:3] for key in right)
     found = []
     for a, b in combinations(cells, 2):
@@ -69,8 +69,9 @@ def tabulate(samples: pd.DataFrame, schemes: dict[str, dict]) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output, settings: Settings) -> None:
-    columns = ["study", "model", "quantizer", "scheme", "benchmark", "id", "seed", "correct"]
-    write_frame(output, tabulate(pd.read_parquet(samples, columns=columns), settings["schemes"]), SCHEMA)
+    columns = ["study", "model", "quantizer", "scheme", "benchmark", "id", "seed", "right"]
+    rows = pd.read_parquet(samples, columns=columns)
+    write_frame(output, tabulate(rows, settings["schemes"]), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import CELL, STUDY_COLUMNS, write_frame
+from scripts.report._tables import CELL, STUDY_COLUMNS, verdict_of, write_frame
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, SEED_COLUMN, column
 
@@ -13,23 +13,26 @@ SCHEMA = pa.schema(
         BENCHMARK_COLUMN,
         SEED_COLUMN,
         column("n", pa.int64(), "questions"),
-        column("accuracy", pa.float64(), "share of right answers, whole output searched, in percent"),
-        column("accuracy_final", pa.float64(), "share of right answers behind </think>, in percent"),
+        column("accuracy", pa.float64(), "share of right answers by the study's verdict, in percent"),
+        column("accuracy_whole", pa.float64(), "the same by `correct`: the study's rule, whole output searched"),
+        column("accuracy_final", pa.float64(), "the same by `correct_final`: what stands behind the thought"),
         column("truncated", pa.float64(), "share of outputs cut off at the token limit, in percent"),
         column("no_answer", pa.int64(), "outputs without an answer"),
+        column("unparsed", pa.int64(), "outputs with an answer that could not be read, counted as wrong"),
         column("timeouts", pa.int64(), "outputs whose judging ran out of time, counted as wrong"),
         column("errors", pa.int64(), "outputs whose judging failed, counted as wrong"),
         column("mean_tokens", pa.float64(), "mean length of the outputs in tokens"),
         column("median_tokens", pa.float64(), "median length of the outputs in tokens"),
     ]
 )
-COUNTED = {"no_answer": "no_answer", "timeouts": "timeout", "errors": "error"}
+COUNTED = {"no_answer": "no_answer", "unparsed": "unparsed", "timeouts": "timeout", "errors": "error"}
 
 
 def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, benchmark and seed from one row per sample."""
     samples = samples.assign(
-        accuracy=100.0 * samples["correct"],
+        accuracy=100.0 * samples["right"],
+        accuracy_whole=100.0 * samples["correct"],
         accuracy_final=100.0 * samples["correct_final"],
         truncated=100.0 * (samples["finish_reason"] == "length"),
         **{column: samples["status"] == status for column, status in COUNTED.items()},
@@ -37,7 +40,7 @@ def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     groups = samples.groupby(["study", *CELL, "benchmark", "seed"], sort=False, as_index=False)
     return groups.agg(
         n=("id", "size"),
-        **{column: (column, "mean") for column in ("accuracy", "accuracy_final", "truncated")},
+        **{column: (column, "mean") for column in ("accuracy", "accuracy_whole", "accuracy_final", "truncated")},
         **{column: (column, "sum") for column in COUNTED},
         mean_tokens=("output_tokens", "mean"),
         median_tokens=("output_tokens", "median"),
@@ -46,7 +49,8 @@ def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    write_frame(output, tabulate(pd.read_parquet(samples)), SCHEMA)
+    rows = pd.read_parquet(samples)
+    write_frame(output, tabulate(rows), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

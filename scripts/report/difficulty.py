@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._statistics import drop_replicates, interval
-from scripts.report._tables import BASELINE, CELL, STUDY_COLUMNS, by_question, in_order, write_frame
+from scripts.report._tables import BASELINE, CELL, STUDY_COLUMNS, by_question, in_order, verdict_of, write_frame
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, column
 
@@ -44,7 +44,7 @@ def bins(baseline: np.ndarray, levels: np.ndarray) -> Iterator[tuple[str, str, n
 
 def compare(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per cell but the baseline's, benchmark and bin, from one row per sample."""
-    right = by_question(samples, "correct")
+    right = by_question(samples, "right")
     levels = {b: rows.drop_duplicates("id").sort_values("id") for b, rows in samples.groupby("benchmark", sort=False)}
     tables = [SCHEMA.empty_table().to_pandas()]
     for model, benchmark in dict.fromkeys((key[0], key[3]) for key in right):
@@ -65,7 +65,7 @@ def compare(samples: pd.DataFrame) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    write_frame(output, compare(pd.read_parquet(samples)), SCHEMA)
+    write_frame(output, compare(pd.read_parquet(samples)), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from scripts.report._tables import (
     CELL,
     STUDY_COLUMNS,
     by_question,
+    verdict_of,
     write_frame,
 )
 from scripts.run.stage import Input, Output, stage
@@ -50,7 +51,7 @@ SCHEMA = pa.schema(
 
 def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per cell but the baseline's and benchmark, `avg` last in each cell, from one row per sample."""
-    right = by_question(samples, "correct")
+    right = by_question(samples, "right")
     cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
     pairs = compare(right, [((cell[0], *BASELINE), cell) for cell in cells])
     family = pairs.groupby(pairs["benchmark"] == AVERAGE)["p"]
@@ -64,8 +65,9 @@ def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    columns = ["study", *CELL, "benchmark", "id", "seed", "correct"]
-    write_frame(output, tabulate(pd.read_parquet(samples, columns=columns)), SCHEMA)
+    columns = ["study", *CELL, "benchmark", "id", "seed", "right"]
+    rows = pd.read_parquet(samples, columns=columns)
+    write_frame(output, tabulate(rows), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

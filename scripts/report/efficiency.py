@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import AVERAGE, STUDY_COLUMNS, write_frame
+from scripts.report._tables import AVERAGE, STUDY_COLUMNS, verdict_of, write_frame
 from scripts.run.errors import UserError
 from scripts.run.record import record_path
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -131,7 +131,7 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
                 **timed([json.loads(path.read_text(encoding="utf-8")) for path in paths]),
             }
         )
-    write_frame(output, pd.DataFrame(rows), SCHEMA)
+    write_frame(output, pd.DataFrame(rows), SCHEMA, verdict=verdict_of(summary))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import CELL, STUDY_COLUMNS, write_frame
+from scripts.report._tables import CELL, STUDY_COLUMNS, verdict_of, write_frame
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, column
 
@@ -32,7 +32,7 @@ def count(samples: pd.DataFrame) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    write_frame(output, count(pd.read_parquet(samples)), SCHEMA)
+    write_frame(output, count(pd.read_parquet(samples)), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from scripts.run import record
 from scripts.run.stage import Input, Output, Parameter, stage
 
 PIECE = 1_000_000  # characters of HTML after which the next piece begins
-VERDICT = ["correct", "correct_final", "status", "finish_reason", "output_tokens", "extracted"]
+VERDICT = ["right", "correct", "correct_final", "status", "finish_reason", "output_tokens", "extracted"]
 
 
 def write_piece(folder: Path, name: str, content: Any) -> None:

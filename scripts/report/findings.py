@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from scripts.report._claims import CLAIMS, Claim, Evidence
 from scripts.report._statistics import RESAMPLES, drop_replicates, interval, ratio_replicates
-from scripts.report._tables import AVERAGE, BASELINE, CELL, by_question, write_frame
+from scripts.report._tables import AVERAGE, BASELINE, CELL, by_question, verdict_of, write_frame
 from scripts.run.stage import Input, Output, Settings, stage
 from scripts.table import column
 
@@ -41,7 +41,7 @@ SEEDS = 3  # of the paper
 
 def of_study(samples: pd.DataFrame, settings: dict) -> Evidence:
     """Drops and lengths with their replicates, from one row per sample."""
-    right, tokens = by_question(samples, "correct"), by_question(samples, "output_tokens")
+    right, tokens = by_question(samples, "right"), by_question(samples, "output_tokens")
     cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
     if not cells:
         return Evidence([], np.empty((1 + RESAMPLES, 0, 1)), {}, None, **settings)
@@ -108,7 +108,8 @@ def main(samples: Input, paper: Input, output: Output, settings: Settings) -> No
     rows = pd.read_parquet(samples)
     nothing = {"schemes": {}, "own_reasoning": []}  # that the paper's rows would tell of calibration
     sources = {"study": of_study(rows, settings), "paper": of_paper(pd.read_csv(paper), settings | nothing)}
-    write_frame(output, pd.DataFrame(findings(rows["study"].iloc[0], sources)), SCHEMA)
+    table = pd.DataFrame(findings(rows["study"].iloc[0], sources))
+    write_frame(output, table, SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """`summary.md` and `summary.tex`: accuracy, drop with its interval, and class of each cell, for papers and pages."""
 
+from pathlib import Path
+
 import pandas as pd
 
-from scripts.report._tables import AVERAGE, BASELINE, CELL
+from scripts.report._tables import AVERAGE, BASELINE, CELL, VERDICTS, verdict_of
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Output, stage
 
@@ -33,22 +35,27 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(table: pd.DataFrame) -> str:
+def note(summary: Path) -> str:
+    """What stands below the table, with the verdict on which it rests."""
+    return f"{NOTE} {VERDICTS[verdict_of(summary)]}"
+
+
+def markdown(table: pd.DataFrame, words: str) -> str:
     sides = ["left", "left"] + ["right"] * (table.shape[1] - 3) + ["left"]
-    return table.to_markdown(index=False, colalign=sides, disable_numparse=True) + f"\n\n{NOTE}\n"
+    return table.to_markdown(index=False, colalign=sides, disable_numparse=True) + f"\n\n{words}\n"
 
 
-def latex(table: pd.DataFrame) -> str:
+def latex(table: pd.DataFrame, words: str) -> str:
     """A tabular for the package booktabs."""
     sides = "ll" + "r" * (table.shape[1] - 3) + "l"
-    return table.to_latex(index=False, escape=True, column_format=sides) + f"% {NOTE}\n"
+    return table.to_latex(index=False, escape=True, column_format=sides) + f"% {words}\n"
 
 
 @stage
 def main(summary: Input, drops: Input, output: Output, tex: Output) -> None:
     table = headline(pd.read_parquet(summary), pd.read_parquet(drops))
-    write_atomically(output, lambda path: path.write_text(markdown(table), encoding="utf-8"))
-    write_atomically(tex, lambda path: path.write_text(latex(table), encoding="utf-8"))
+    write_atomically(output, lambda path: path.write_text(markdown(table, note(summary)), encoding="utf-8"))
+    write_atomically(tex, lambda path: path.write_text(latex(table, note(summary)), encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._statistics import interval, ratio_replicates
-from scripts.report._tables import BASELINE, CELL, STUDY_COLUMNS, by_question, write_frame
+from scripts.report._tables import BASELINE, CELL, STUDY_COLUMNS, by_question, verdict_of, write_frame
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, column
 
@@ -36,8 +36,8 @@ def measure(samples: pd.DataFrame) -> pd.DataFrame:
     lengths = samples["output_tokens"]
     groups = samples.assign(
         truncated=100.0 * (samples["finish_reason"] == "length"),
-        right=lengths.where(samples["correct"]),
-        wrong=lengths.where(~samples["correct"]),
+        right=lengths.where(samples["right"]),
+        wrong=lengths.where(~samples["right"]),
     ).groupby(keys, sort=False)
     table = groups.agg(
         mean=("output_tokens", "mean"),
@@ -68,7 +68,7 @@ def ratios(samples: pd.DataFrame) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    write_frame(output, measure(pd.read_parquet(samples)), SCHEMA)
+    write_frame(output, measure(pd.read_parquet(samples)), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

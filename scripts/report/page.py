@@ -14,7 +14,7 @@ import vl_convert
 from markupsafe import Markup
 
 from scripts.report import _charts as charts
-from scripts.report._tables import AVERAGE, BASELINE, CELL
+from scripts.report._tables import AVERAGE, BASELINE, CELL, VERDICTS
 from scripts.report.efficiency import device
 from scripts.run.files import write_atomically
 from scripts.run.record import record_path
@@ -212,6 +212,7 @@ def main(
         }
         | {name: int((average["class"] == name).sum()) for name in CLASSES},
         classes=CLASSES,
+        verdict=VERDICTS[samples["verdict"].iloc[0]],
         headline=Markup(headline(summary, drops)),  # noqa: S704 - made of numbers and checked names
         models=list(dict.fromkeys(cells["model"])),
         details=DETAILS,

@@ -1,9 +1,10 @@
 """`paper.parquet`: this study's accuracies beside the published ones (arXiv 2504.04823), where both exist.
 
-Both have answered the same questions, so what parts two runs of the same thing is the chance in their samples. Ours is
-known by question: the variance of its answers over seeds (with one seed the binomial one, which is too large). The
-paper's is its deviation over three seeds, pooled over its 117 rows of the benchmark, for two degrees of freedom alone
-say little. `standard_error` is the root of the sum of both squares; `within` is true up to 1.96 of them.
+Ours are by the study's rule (`correct`), as the paper's, whatever verdict the other tables rest on. Both have answered
+the same questions, so what parts two runs of the same thing is the chance in their samples. Ours is known by question:
+the variance of its answers over seeds (with one seed the binomial one, which is too large). The paper's is its
+deviation over three seeds, pooled over its 117 rows of the benchmark, for two degrees of freedom alone say little.
+`standard_error` is the root of the sum of both squares; `within` is true up to 1.96 of them.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._tables import AVERAGE, BENCHMARK_OR_AVERAGE, CELL, STUDY_COLUMNS, by_question, write_frame
+from scripts.report.summary import summarize
 from scripts.run.stage import Input, Output, stage
 from scripts.table import column
 
@@ -39,9 +41,10 @@ def sampling_error(right: np.ndarray) -> float:
     return float(100 * np.sqrt(variance.sum() / seeds) / questions)
 
 
-def compare(samples: pd.DataFrame, summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+def compare(samples: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and benchmark of the study that the paper has too; `avg` where both average the same."""
     keys = [*CELL, "benchmark"]
+    summary = summarize(samples.assign(right=samples["correct"]))
     right = by_question(samples, "correct")
     ours = pd.DataFrame(
         [(*key, len(verdicts), sampling_error(verdicts)) for key, verdicts in right.items()],
@@ -63,10 +66,8 @@ def compare(samples: pd.DataFrame, summary: pd.DataFrame, published: pd.DataFram
 
 
 @stage
-def main(samples: Input, summary: Input, paper: Input, output: Output) -> None:
-    columns = [*CELL, "benchmark", "id", "seed", "correct"]
-    tables = pd.read_parquet(samples, columns=columns), pd.read_parquet(summary), pd.read_csv(paper)
-    write_frame(output, compare(*tables), SCHEMA)
+def main(samples: Input, paper: Input, output: Output) -> None:
+    write_frame(output, compare(pd.read_parquet(samples), pd.read_csv(paper)), SCHEMA, verdict="correct")
 
 
 if __name__ == "__main__":

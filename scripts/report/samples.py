@@ -20,10 +20,14 @@ SCHEMA = pa.schema(
         *SAMPLE_COLUMNS,
         column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
         column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
-        column("extracted", pa.string(), "answer found in the whole output; null: none"),
-        column("correct", pa.bool_(), "the answer in the whole output is right (the paper's rule)"),
-        column("correct_final", pa.bool_(), "the answer behind </think> is right"),
-        column("status", pa.string(), "ok, no_answer, timeout, error, or how a program ended otherwise"),
+        column("verdict", pa.string(), "on which the study rests: correct or correct_final"),
+        column("right", pa.bool_(), "that verdict"),
+        column("extracted", pa.string(), "answer that it found; null: none"),
+        column("correct", pa.bool_(), "the answer in the whole output is right by the study's rule"),
+        column("correct_final", pa.bool_(), "what stands behind the thought is right, as a careful human judges"),
+        column(
+            "status", pa.string(), "of that verdict: ok, no_answer, unparsed, timeout, error, or how a program ended"
+        ),
         column("finish_reason", pa.string(), "stop, or length: truncated"),
         column("output_tokens", pa.int64(), "length of the output in tokens"),
     ]
@@ -33,7 +37,7 @@ SCHEMA = pa.schema(
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
     """The rows of every score file of a study, in the study's order of cells and benchmarks.
 
-    `settings` holds `cells` ([model, "quantizer/scheme"] pairs) and `benchmarks` (name → seeds).
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `benchmarks` (name → seeds) and `verdict`.
 
     Raises:
         UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
@@ -56,6 +60,14 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
                 f"{path}: {len(found)} rows ({len(set(found))} different) where the study has {len(expected)} "
                 f"({len(known[benchmark])} questions × {len(seeds)} seeds); delete the file and run again"
             )
+        verdict = settings["verdict"]
+        behind = verdict.removeprefix("correct")
+        frame = frame.assign(
+            verdict=verdict,
+            right=frame[verdict],
+            extracted=frame[f"extracted{behind}"],
+            status=frame[f"status{behind}"],
+        )
         frame = frame.drop(columns="level").merge(known[benchmark], on="id", validate="many_to_one").assign(study=study)
         tables.append(pa.Table.from_pandas(frame[SCHEMA.names], SCHEMA, preserve_index=False))
     return pa.concat_tables(tables)
@@ -63,7 +75,8 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
 
 @stage
 def main(scores: Parameter, questions: Parameter, output: Output, study: Parameter, settings: Settings) -> None:
-    write_table(output, collect(Path(scores), Path(questions), study, settings), SCHEMA)
+    table = collect(Path(scores), Path(questions), study, settings)
+    write_table(output, table, SCHEMA, verdict=settings["verdict"])
 
 
 if __name__ == "__main__":

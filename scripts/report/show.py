@@ -12,7 +12,7 @@ from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scripts.report.headline import NOTE, headline
+from scripts.report.headline import headline, note
 
 COLOURS = {"lossless": "green", "fair": "yellow", "risky": "red", "undetermined": "cyan", "": "none"}
 
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         *cells, drop, kind = row
         table.add_row(*cells, f"[{colour}]{drop}", f"[{colour}]{kind}", end_section=bool(last) and terminal)
     console.print(table)
-    console.print(NOTE)
+    console.print(note(tables[0]))
     console.print(f"Page: {folder}/index.html")
     console.print(f"Tables, for pandas, DuckDB, polars: {folder}/*.parquet (what is in them: scripts/report/README.md)")
 

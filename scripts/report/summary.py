@@ -18,6 +18,7 @@ from scripts.report._tables import (
     STUDY_COLUMNS,
     by_question,
     in_order,
+    verdict_of,
     write_frame,
 )
 from scripts.report.accuracy import tabulate
@@ -70,7 +71,7 @@ def votes(samples: pd.DataFrame) -> pd.DataFrame:
     """`pass_k` and `majority` in percent of each cell and benchmark, and their means over benchmarks."""
     answers = by_question(samples, "extracted")
     rows = []
-    for key, right in by_question(samples, "correct").items():
+    for key, right in by_question(samples, "right").items():
         seeds = right.shape[1]
         passed = pass_at_k(seeds, right.sum(axis=1), seeds).mean() if seeds > 1 else None
         pairs = zip(answers[key], right, strict=True)
@@ -84,7 +85,7 @@ def votes(samples: pd.DataFrame) -> pd.DataFrame:
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    write_frame(output, summarize(pd.read_parquet(samples)), SCHEMA)
+    write_frame(output, summarize(pd.read_parquet(samples)), SCHEMA, verdict=verdict_of(samples))
 
 
 if __name__ == "__main__":

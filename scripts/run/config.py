@@ -81,11 +81,12 @@ def load(config: dict, sources: list[str]) -> Config:
                 schemes[f"{quantizer}/{scheme}"] = entry["schemes"][scheme]
     _validate(quantizers, "quantizers", str(QUANTIZERS))
     suites = {name: {"paper_seeds": False} | suite for name, suite in config["suites"].items()}
+    studies = {name: {"verdict": "correct_final"} | study for name, study in config["studies"].items()}
     corpora = {name: {"cut": "windows"} | corpus for name, corpus in config["corpora"].items()}
     _take_local(config.get("local", {}), {"models": models, "datasets": datasets}, source)
     flags = [config.get(name, False) for name in ("retrain", "unsafe_code", "anonymous_records")]
     gpu_memory_gb = config.get("gpu_memory_gb", 80)
-    checked = Config(config["studies"], suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb)
+    checked = Config(studies, suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb)
     _check_schemes(checked)
     _check_suites(checked, source)
     _check_corpora(checked, source)

@@ -29,7 +29,8 @@ TABLES = """# Tables
 
 What each Parquet file below `results/report/{study}/` holds; pandas, pyarrow, DuckDB and polars read them as they are.
 Made from the schemas of the scripts beside this file by `make docs`; edit those, not this. Each file carries the
-meanings of its columns in its metadata.
+meanings of its columns in its metadata, and under `verdict` whether it rests on `correct` or on `correct_final`
+(a study's key in its config).
 """
 
 

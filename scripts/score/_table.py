@@ -7,23 +7,24 @@ from pathlib import Path
 import pyarrow as pa
 
 from scripts.run.errors import UserError
-from scripts.score._math import Verdict
+from scripts.score._verdict import Verdict, marks_thoughts
 from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
 
 KEPT = [*(field.name for field in SAMPLE_COLUMNS), "finish_reason", "output_tokens"]
+STATUS = (
+    "ok, no_answer, unparsed (an answer that cannot be read), timeout or error; of a program that ended otherwise: "
+    "compile_error, runtime_error, memory_limit, thread_limit or output_limit"
+)
 SCHEMA = pa.schema(
     [
         *SAMPLE_COLUMNS,
         column("level", pa.string(), "difficulty as the benchmark states it"),
-        column("extracted", pa.string(), "answer found in the whole output; null: none"),
-        column("correct", pa.bool_(), "the answer in the whole output is right (the study's rule)"),
-        column("correct_final", pa.bool_(), "the answer behind </think> is right"),
-        column(
-            "status",
-            pa.string(),
-            "ok, no_answer, timeout or error; of a program that ended otherwise: compile_error, runtime_error, "
-            "memory_limit, thread_limit or output_limit",
-        ),
+        column("extracted", pa.string(), "answer found in the whole output by the study's rule; null: none"),
+        column("extracted_final", pa.string(), "answer found behind the thought; null: none"),
+        column("correct", pa.bool_(), "the answer in the whole output is right by the study's rule"),
+        column("correct_final", pa.bool_(), "what stands behind the thought is right, as a careful human judges"),
+        column("status", pa.string(), f"of `correct`: {STATUS}"),
+        column("status_final", pa.string(), "of `correct_final`, the same"),
         column(
             "sandboxed", pa.bool_(), "model-written programs ran in a sandbox; null: the benchmark runs no programs"
         ),
@@ -38,9 +39,12 @@ def score(
     samples: Path,
     output: Path,
     benchmark: str,
-    judge_all: Callable[[list[tuple[str, str]]], list[Verdict]],
+    judge_all: Callable[..., list[Verdict]],
 ) -> None:
     """Judge all samples of a benchmark and write one row for each, in the order of the samples.
+
+    Args:
+        judge_all: (output, gold) pairs, and whether the model marks its thoughts → verdicts.
 
     Raises:
         UserError: a sample answers a question that the questions' file lacks.
@@ -50,7 +54,8 @@ def score(
     unknown = {row["id"] for row in rows} - asked.keys()
     if unknown:
         raise UserError(f"{samples}: no question {sorted(unknown)[0]} in {questions}; generate the samples anew")
-    verdicts = judge_all([(row["output"], asked[row["id"]]["gold"]) for row in rows])
+    pairs = [(row["output"], asked[row["id"]]["gold"]) for row in rows]
+    verdicts = judge_all(pairs, thinks=marks_thoughts(rows))
     write_table(
         output,
         [

@@ -16,9 +16,9 @@ from scripts.run.errors import UserError
 from scripts.run.progress import Progress
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.score._code import Trial, attempt, extract
-from scripts.score._math import Verdict
 from scripts.score._sandbox import check
 from scripts.score._table import score
+from scripts.score._verdict import Verdict, behind_thought
 
 
 def try_all(programs: dict[str, set[str]], datasets: list[Path], unsafe: bool) -> dict[tuple[str, str], Trial]:
@@ -62,33 +62,32 @@ def try_all(programs: dict[str, set[str]], datasets: list[Path], unsafe: bool) -
     return {key: trial.result() for key, trial in trials.items()}
 
 
-def judge_all(pairs: list[tuple[str, str]], datasets: list[Path], unsafe: bool) -> list[Verdict]:
+def judge_all(pairs: list[tuple[str, str]], datasets: list[Path], unsafe: bool, thinks: bool = True) -> list[Verdict]:
     """Judge (output, digest of the tests) pairs; equal programs for one problem are run once."""
     check(unsafe)
     if unsafe:
         logging.getLogger(__name__).warning("unsafe_code: model-written programs run without a sandbox")
-    found = [(extract(output), extract(final(output)), digest) for output, digest in pairs]
+    found = [(extract(output), extract(behind_thought(output, thinks)), digest) for output, digest in pairs]
     programs: dict[str, set[str]] = {}
     for whole, behind, digest in found:
         programs.setdefault(digest, set()).update(source for source in (whole, behind) if source is not None)
     trials = try_all({digest: sources for digest, sources in programs.items() if sources}, datasets, unsafe)
     nothing = Trial(False, "no_answer")
-    return [
-        Verdict(
-            correct=trials.get((digest, whole), nothing).passed,
-            correct_final=trials.get((digest, behind), nothing).passed,
-            extracted=whole,
-            status=trials.get((digest, whole), nothing).status,
-            sandboxed=not unsafe,
+    verdicts = []
+    for whole, behind, digest in found:
+        of_whole, of_final = (trials.get((digest, source), nothing) for source in (whole, behind))
+        verdicts.append(
+            Verdict(
+                correct=of_whole.passed,
+                correct_final=of_final.passed,
+                extracted=whole,
+                status=of_whole.status,
+                sandboxed=not unsafe,
+                extracted_final=behind,
+                status_final=of_final.status,
+            )
         )
-        for whole, behind, digest in found
-    ]
-
-
-def final(output: str) -> str:
-    """What stands behind the thought; nothing where it does not end."""
-    _, closed, answer = output.rpartition("</think>")
-    return answer if closed else ""
+    return verdicts
 
 
 @stage

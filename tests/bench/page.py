@@ -51,7 +51,8 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
                 common = keys | {"finish_reason": "stop" if tokens < 31000 else "length", "output_tokens": tokens}
                 output = f"{thought(draw)}</think>The answer is \\boxed{{{number}}}."
                 samples.append(common | {"prompt": "", "prompt_tokens": 0, "output": output, "sample": ""})
-                verdict = {"correct": right, "correct_final": right, "status": "ok", "sandboxed": None}
+                verdict = {"correct": right, "correct_final": right, "status": "ok", "sandboxed": None,
+                           "extracted_final": str(number), "status_final": "ok"}  # fmt: skip
                 scores[benchmark].append(common | verdict | {"level": str(number % 5 + 1), "extracted": str(number)})
     folder = results / "generate" / model / quantizer / scheme
     write_table(folder / "paper.parquet", samples, SAMPLES)

@@ -98,13 +98,13 @@
   }
 
   function showOutput(pane, side, sample, html) {
-    const right = side.correct[sample];
+    const right = side.right[sample];
     const notes = [
       side.extracted[sample] === null ? "no answer" : `answer ${side.extracted[sample]}`,
       `${side.output_tokens[sample].toLocaleString("en")} tokens`,
       side.finish_reason[sample] === "length" && "cut off at the limit",
       !["ok", "no_answer"].includes(side.status[sample]) && side.status[sample],
-      right && !side.correct_final[sample] && "right only within the thought",
+      side.correct[sample] !== side.correct_final[sample] && (side.correct[sample] ? "right only by the study's rule" : "wrong only by the study's rule"),
     ];
     const head = element("header");
     head.append(element("b", side.method), " ", element("span", right ? "✓ right" : "✗ wrong", right ? "right" : "wrong"));
@@ -137,7 +137,7 @@
   }
 
   function fill() {
-    const count = cell.before.correct.length;
+    const count = cell.before.right.length;
     const level = field("level").value;
     const find = field("find").value.toLowerCase();
     const matching = [];
@@ -147,7 +147,7 @@
       if (find && !`${question.id} ${question.text.replace(/<[^>]*>/g, "")}`.toLowerCase().includes(find)) continue;
       matching.push(sample);
     }
-    const of = (name) => matching.filter((sample) => SHOW[name][1](cell.before.correct[sample], cell.after.correct[sample]));
+    const of = (name) => matching.filter((sample) => SHOW[name][1](cell.before.right[sample], cell.after.right[sample]));
     options(field("show"), Object.keys(SHOW).map((name) => [name, `${SHOW[name][0]} (${of(name).length.toLocaleString("en")})`]));
     shown = of(field("show").value);
     list.replaceChildren(...shown.map((sample) => {
@@ -157,7 +157,7 @@
       row.setAttribute("role", "option");
       row.append(element("span", cell.questions[Math.floor(sample / cell.seeds.length)].id), element("small", `seed ${cell.seeds[sample % cell.seeds.length]}`));
       for (const side of [cell.before, cell.after]) {
-        const right = side.correct[sample];
+        const right = side.right[sample];
         const mark = element("span", right ? "✓" : "✗", right ? "right" : "wrong");
         mark.setAttribute("aria-label", right ? "right" : "wrong");
         row.append(mark);
