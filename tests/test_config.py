@@ -19,7 +19,9 @@ OLD_RESULTS = ("results/report/tiny/accuracy.parquet", "results/models/tiny-qwen
 # what is wrong: file, text to replace, replacement, words that the message must hold
 BAD = {
     "unknown key": (CONFIG, "studies:", "studys:", ["studys", "studies"]),
-    "verdict misspelt": (CONFIG, "    suites:\n", "    verdict: final\n    suites:\n", ["studies.tiny.verdict", "correct_final"]),
+    "verdict misspelt": (
+        CONFIG, "    suites:\n", "    verdict: final\n    suites:\n", ["studies.tiny.verdict", "correct_final"],
+    ),
     "unknown key of a suite": (CONFIG, "top_p: 0.95", "topp: 0.95", ["suites.arithmetic", "topp", "top_p"]),
     "model misspelt": (CONFIG, "- tiny-qwen-s", "- tiny-qwen-z", ["studies.tiny.grid", "tiny-qwen-z", "tiny-qwen-s"]),
     "quantizer misspelt": (CONFIG, "rtn/w3", "rnt/w3", ["studies.tiny.grid", "rnt/w3", "rtn/w3"]),
