@@ -29,7 +29,7 @@ except UserError as error:
 
 os.environ.setdefault(VARIABLE, packages_digest())  # inherited by every job, wherever it runs
 os.environ[ANONYMOUS] = str(study_config.anonymous_records)
-os.environ["PYTHONUTF8"] = "1"  # also for jobs: files, arguments and logs are UTF-8, whatever the locale
+os.environ.update(PYTHONUTF8="1")  # also for jobs: files, arguments and logs are UTF-8, whatever the locale
 
 
 onstart:
