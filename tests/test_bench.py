@@ -16,7 +16,7 @@ from tests.conftest import ROOT, Copy
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)[1].replace("\\\n", "").split()
 # Without looking whether the environment is as old as the lock: a test installs nothing.
-MAKE = ("make", "--old-file=.venv/installed")
+MAKE = ("make", "--no-print-directory", "--old-file=.venv/installed")
 
 
 def usages() -> dict[str, str]:

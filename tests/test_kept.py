@@ -128,6 +128,7 @@ def test_memory_does_not_grow_with_the_number_of_layers():
     layers = found["layers"][many] - found["layers"][few]
     assert found["peak"].keys() == QUANTIZERS.keys() - {"none"}
     for quantizer, peak in found["peak"].items():
-        assert peak[many] - peak[few] <= 1.25 * layers, quantizer
+        # The model itself, and what varies from run to run (up to 3 MB); one more copy in bfloat16 would be twice that.
+        assert peak[many] - peak[few] <= 1.75 * layers, quantizer
     # What is rewritten shard by shard never holds the model.
     assert all(found["peak"][quantizer][many] < 0.2 * layers for quantizer in ("rtn", "mxfp4"))

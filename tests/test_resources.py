@@ -45,10 +45,9 @@ def test_gpus_of_the_eight_models(model: str, position: int, gpu_gb: int):
     assert quantize_gpus({"corpus": "reasoning", "bits": 4}, facts, gpu_gb) == 1
 
 
-def test_only_what_calibrates_takes_a_gpu():
-    """Nor does it need a Hessian where it quantizes no weights; its finished layers lie beside the checkpoint."""
+def test_only_weights_have_a_hessian_and_only_what_calibrates_keeps_layers():
     facts = MODELS["r1-llama-70b"]
-    assert quantize_gpus({"bits": 4, "group_size": -1}, facts, 1) == quantize_gpus({"kv_bits": 4}, facts, 1) == 0
+    assert quantize_gpus({}, facts, 1) == 0
     with pytest.raises(UserError, match=r"9\.9 GB for the Hessian"):
         quantize_gpus({"corpus": "plain", "bits": 4}, facts, 20)
     assert quantize_gpus({"corpus": "plain", "kv_bits": 4}, facts, 20) == 1

@@ -70,10 +70,10 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
         ALTERED,
         f"{MODEL}/checkpoint/model",
     ),
-    "a bit in a packed checkpoint": (
-        lambda: flip(f"{GPTQ}/checkpoint/packed/model.safetensors"),
+    "a bit in a checkpoint of GPTQ": (
+        lambda: flip(f"{GPTQ}/checkpoint/model.safetensors"),
         ALTERED,
-        f"{GPTQ}/checkpoint/packed",
+        f"{GPTQ}/checkpoint/model",
     ),
     "a shard cut off": (lambda: write(SHARD, b"{}"), ALTERED, SHARD),
     "the shards of two checkpoints swapped": (lambda: swap(SHARD, OTHER_SHARD), ALTERED, OTHER_SHARD),

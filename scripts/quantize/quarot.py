@@ -47,6 +47,12 @@ def fuse_norm(norm: nn.Module, following: list[nn.Linear]) -> None:
     norm.weight.fill_(1)
 
 
+def own(module: nn.Module) -> None:
+    """Memory of its own for each parameter: one of a mapped file, changed in place, keeps the file's as well."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+
+
 @torch.no_grad()
 def rotate(model: PreTrainedModel, seed: int, row_groups: int) -> None:
     """Rotate in place; with the online transform of `down_proj`'s input the model computes what it did.
@@ -62,11 +68,14 @@ def rotate(model: PreTrainedModel, seed: int, row_groups: int) -> None:
         config.tie_word_embeddings = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     signs, factors = random_signs(config.hidden_size, seed), hadamard_factors(config.hidden_size)
+    own(embedding)
+    own(head)
     fuse_norm(model.model.norm, [head])
     for linear in (embedding, head):
         transform_rows(linear.weight, factors, signs)
     with device:
         for layer in model.model.layers:
+            own(layer)
             rotate_layer(layer.to(device), signs.to(device), row_groups)
             layer.to("cpu")
 

@@ -71,12 +71,12 @@ def generate_gpus(model: dict, scheme: dict, tokens: int, gpu_gb: int) -> int:
 
 
 def quantize_gpus(scheme: dict, model: dict, gpu_gb: int) -> int:
-    """One GPU, which holds one layer at a time, for what calibrates; none for what rounds to nearest, or only links.
+    """One GPU, which holds one layer at a time; none to link the baseline.
 
     Raises:
         UserError: the largest layer does not fit; the message shows the sum.
     """
-    if "corpus" not in scheme:
+    if not scheme:
         return 0
     layer = weight_gb(model) / model["layers"] * 4 / _bytes(model)
     hessian = 3 * model["intermediate_size"] ** 2 * 4 / 1e9 if "bits" in scheme else 0
