@@ -194,4 +194,6 @@ def _told(results: Results, name: str) -> Iterator[Cause]:
         now = results.artifacts.get(source)
         if told and now and now.get("start") == told["start"]:
             for field in (field for field, value in told.items() if value not in (None, now.get(field))):
-                yield Cause(ALTERED, str(record_path(Path(source))), f"its {field} is not what it told {name}")
+                yield Cause(
+                    ALTERED, str(record_path(Path(source))), f"what it says of {field} is not what it told {name}"
+                )
