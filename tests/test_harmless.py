@@ -1,20 +1,19 @@
 """What changes no number is passed by `verify` in silence: rebuilds, other machines, moves, times, leftovers."""
 
 import errno
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from scripts.audit._records import read_results
-from scripts.audit.verify import ALTERED, VERIFIED, verify
+from scripts.audit._records import STAGES, read_results
+from scripts.audit.verify import ALTERED, VERIFIED, Cause, verify
 from scripts.generate.store import read_segment, segments, write_segment
 from scripts.run import imports, record
 from tests.conftest import ROOT, TINY_STUDY, Copy
@@ -82,9 +81,8 @@ def rebuild_with_git() -> None:
 
 def comment_on_the_quantizer() -> None:
     """The checkpoint comes from the store, with a record that names other code; nothing that follows is planned."""
-    append("scripts/quantize/gptq.py", "# a comment\n")
-    imports.code_files.cache_clear()
-    for checkpoint in Path("results/quantize").glob("*/gptq/*/checkpoint"):
+    append("scripts/quantize/rtn.py", "# a comment\n")
+    for checkpoint in Path("results/quantize").glob("*/rtn/*/checkpoint"):
         made = read_record(str(checkpoint))
         delete(str(checkpoint), str(checkpoint.with_name("manifest.json")))
         subprocess.run([sys.executable, *made["command"][1:]], check=True, capture_output=True)
@@ -136,8 +134,8 @@ def edit_config() -> None:
     write("config/tiny.yaml", yaml.safe_dump(config).encode())
 
 
-HARMLESS: dict[str, Callable[[], object]] = {
-    # rebuilds of one artifact, with the same bytes
+# Rebuilds of one artifact, with the same bytes
+REBUILDS: dict[str, Callable[[], object]] = {
     "samples from the store": rebuilt(SAMPLES),
     "samples on another machine": lambda: rebuild_elsewhere(SAMPLES),
     "samples with anonymous records": rebuilt(SAMPLES, **{record.ANONYMOUS: "True"}),
@@ -152,6 +150,8 @@ HARMLESS: dict[str, Callable[[], object]] = {
     "calibration data": rebuilt(CORPUS),
     "a table": rebuilt(SUMMARY),
     "the page": rebuilt(PAGE),
+}
+OTHERS: dict[str, Callable[[], object]] = {
     # files and their times
     "every file touched": lambda: set_times(None),
     "every time set back": lambda: set_times(1_000_000_000),
@@ -173,21 +173,34 @@ HARMLESS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", HARMLESS)
-def test_what_is_harmless_is_passed_in_silence(study: Path, change: str):
-    HARMLESS[change]()
+def verified(*names: str) -> list[Cause]:
     imports.code_files.cache_clear()
-    try:
-        assert verify(read_results(Path("results")), names=[EFFICIENCY, PAGE]) == []
-    finally:
-        os.chdir(study)
-        imports.code_files.cache_clear()
+    return verify(read_results(Path("results")), names=list(names))
+
+
+@pytest.fixture(autouse=True)
+def forget_code() -> Iterator[None]:
+    yield
+    imports.code_files.cache_clear()
+
+
+@pytest.mark.parametrize("artifact", REBUILDS)
+def test_a_rebuild_is_passed_in_silence(study: Path, artifact: str):
+    REBUILDS[artifact]()
+    assert verified(EFFICIENCY, PAGE) == []
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_what_changes_no_content_is_passed_in_silence(study: Path, change: str):
+    """The table goes back to artifacts of all stages."""
+    OTHERS[change]()
+    assert verified(EFFICIENCY) == []
 
 
 def test_a_table_that_another_version_of_arrow_would_write_otherwise(study: Path, monkeypatch: pytest.MonkeyPatch):
     write_as_here = pq.write_table
     monkeypatch.setattr(pq, "write_table", lambda table, path, **_: write_as_here(table, path, compression="snappy"))
-    assert verify(read_results(Path("results")), names=[SUMMARY]) == []
+    assert verified(SUMMARY) == []
 
 
 def test_results_that_may_only_be_read(study: Path, monkeypatch: pytest.MonkeyPatch):
@@ -195,37 +208,41 @@ def test_results_that_may_only_be_read(study: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("scripts.audit.verify.write_atomically", refuse)
-    assert verify(read_results(Path("results")), names=[SCORES]) == []
+    assert verified(SCORES) == []
 
 
-def records(root: Path) -> dict[str, dict]:
-    return {str(path.relative_to(root)): json.loads(path.read_text()) for path in root.glob("results/**/*record.json")}
+BASELINES = [f"results/report/baselines/{name}" for name in ("index.html", "figures/pareto.svg")]
 
 
-def test_a_rebuild_that_leaves_snakemake_nothing_to_do_leaves_verify_nothing_to_say(built: Copy, tmp_path: Path):
-    """First one artifact, then all of them, on other cores."""
+@pytest.mark.parametrize(
+    ("options", "targets", "rules"),
+    [
+        (["--cores", "1", "--forcerun"], [SAMPLES], {"generate"}),
+        # What is made for one study is another's, too, of which nothing is made.
+        (["--cores", "2", "--forceall", "--"], BASELINES, {*STAGES} - {"datasets", "calibrate"}),
+    ],
+)
+def test_what_leaves_snakemake_nothing_to_do_leaves_verify_nothing_to_say(
+    built: Copy, tmp_path: Path, options: list[str], targets: list[str], rules: set[str]
+):
     copy = Copy.__new__(Copy)
     copy.root = tmp_path / "copy"
     shutil.copytree(built.root, copy.root, symlinks=True)
-    before = records(copy.root)
-    for arguments in (("--cores", "1"), ("--cores", "2", "--forceall")):
-        (copy.root / SAMPLES).unlink()
-        done = copy.snakemake(*arguments, "--", *([SAMPLES] if arguments[-1] == "1" else []))
-        assert done.returncode == 0, done.stderr
-        after = records(copy.root)
-        assert after[record_of(SAMPLES)]["start"] > before[record_of(SAMPLES)]["start"]
-        planned = copy.snakemake("--dry-run")
-        assert "Nothing to be done" in planned.stdout + planned.stderr
-        command = [sys.executable, "-m", "scripts.audit", "verify"]
-        done = subprocess.run(command, cwd=copy.root, check=False, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert after.keys() == before.keys()
-    assert all(after[name]["start"] > before[name]["start"] for name in before)
-    # What shows times may differ, and what is made from it; nothing else may.
-    timed = ("efficiency", "figures/", "index.html")
-    for name in before:
-        if not any(part in name for part in timed):
+    before = read_results(copy.root / "results").records
+    done = copy.snakemake(*options, *targets, *(["--until", *targets] if "--forcerun" in options else []))
+    assert done.returncode == 0, done.stderr
+    after = read_results(copy.root / "results").records
+    remade = {name for name in before if after[name]["start"] != before[name]["start"]}
+    assert {before[name]["rule"] for name in remade} == rules
+    # What shows times may differ, and what is made from that; nothing else may.
+    for name in remade:
+        if not name.endswith(("efficiency.record.json", "pareto.svg.record.json", "index.html.record.json")):
             assert reproducible(after[name]) == reproducible(before[name]), name
+    planned = copy.snakemake("--dry-run")
+    assert "Nothing to be done" in planned.stdout + planned.stderr, planned.stdout
+    command = [sys.executable, "-m", "scripts.audit", "verify"]
+    done = subprocess.run(command, cwd=copy.root, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 # What is timed is checked as what it is.
@@ -235,7 +252,7 @@ def test_what_a_record_told_is_compared_with_it(study: Path):
     """A speed forged in the record that told it: the table says something else of the same making."""
     facts = read_record(SAMPLES)["facts"]
     forge(SAMPLES, facts=facts | {"tokens_per_second": 2 * facts["tokens_per_second"]})
-    (cause,) = verify(read_results(Path("results")), names=[EFFICIENCY])
+    (cause,) = verified(EFFICIENCY)
     assert (cause.kind, cause.name) == (ALTERED, record_of(SAMPLES))
     assert cause.why == f"what it says of facts is not what it told {EFFICIENCY}"
 
@@ -243,10 +260,10 @@ def test_what_a_record_told_is_compared_with_it(study: Path):
 def test_what_a_table_was_told_cannot_be_changed_in_it_alone(study: Path):
     told = read_record(EFFICIENCY)["told"]
     forge(EFFICIENCY, told=told | {SAMPLES: told[SAMPLES] | {"wall_seconds": 1.0}})
-    found = [(cause.kind, cause.name) for cause in verify(read_results(Path("results")), names=[EFFICIENCY])]
+    found = [(cause.kind, cause.name) for cause in verified(EFFICIENCY)]
     assert found == [(ALTERED, record_of(SAMPLES))]
     forge(EFFICIENCY, told=told | {SAMPLES: told[SAMPLES] | {"wall_seconds": 1.0, "start": "2026"}})
-    found = [(cause.kind, cause.name) for cause in verify(read_results(Path("results")), names=[EFFICIENCY])]
+    found = [(cause.kind, cause.name) for cause in verified(EFFICIENCY)]
     assert found == [(ALTERED, EFFICIENCY)]
 
 
