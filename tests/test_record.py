@@ -77,6 +77,14 @@ def test_records_name_the_revisions_behind_them(study: Path):
     assert read_record(QUESTIONS)["sources"] == {}
 
 
+def test_a_record_tells_fields_and_start_and_no_host_that_is_to_be_left_out(study: Path, monkeypatch):
+    made = read_record(SCORES)
+    assert record.told(Path(SCORES), "host") == {"start": made["start"], "host": made["host"]}
+    monkeypatch.setenv(record.ANONYMOUS, "True")
+    assert record.told(Path(SCORES), "host", "cpu") == {"start": made["start"], "host": None, "cpu": made["cpu"]}
+    assert record.told(Path("results/score/none.parquet"), "host") is None
+
+
 def test_records_cost_less_than_2_percent(built: Copy):
     results = built.root / "results"
     records = [json.loads(path.read_text()) for path in results.rglob("*record.json")]

@@ -61,19 +61,25 @@ def causes(*names: str, **options: bool) -> list[Cause]:
     return verify(read_results(Path("results")), names=list(names), **options)
 
 
+SHARD_OF_MODEL = "checkpoint/model.safetensors"
 # What is altered → the alteration, the kind of cause, the start of the name that stands in it
 CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
     # files of models and checkpoints
     "a bit in a quantized shard": (lambda: flip(SHARD), ALTERED, SHARD),
     "a bit in the model's shard": (
-        lambda: flip(f"{MODEL}/checkpoint/model.safetensors"),
+        lambda: flip(f"{MODEL}/{SHARD_OF_MODEL}"),
         ALTERED,
-        f"{MODEL}/checkpoint/model",
+        f"{MODEL}/{SHARD_OF_MODEL}",
     ),
     "a bit in a checkpoint of GPTQ": (
         lambda: flip(f"{GPTQ}/checkpoint/model.safetensors"),
         ALTERED,
         f"{GPTQ}/checkpoint/model",
+    ),
+    "a bit in the model's shard, on a disk that its folder is a link to": (
+        lambda: (rename(MODEL, "disk"), Path(MODEL).symlink_to(Path("disk").resolve()), flip(f"disk/{SHARD_OF_MODEL}")),
+        ALTERED,
+        f"{MODEL}/{SHARD_OF_MODEL}",
     ),
     "a shard cut off": (lambda: write(SHARD, b"{}"), ALTERED, SHARD),
     "the shards of two checkpoints swapped": (lambda: swap(SHARD, OTHER_SHARD), ALTERED, OTHER_SHARD),
@@ -177,6 +183,16 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
         lambda: edit_json(record_of(SAMPLES), lambda r: r.update(wall_seconds=1)),
         ALTERED,
         record_of(SAMPLES),
+    ),
+    "a speed forged": (
+        lambda: forge(SAMPLES, facts=read_record(SAMPLES)["facts"] | {"tokens_per_second": 1e6}),
+        ALTERED,
+        record_of(SAMPLES),
+    ),
+    "a machine forged": (
+        lambda: forge(f"{RTN}/checkpoint", host="x"),
+        ALTERED,
+        record_of(f"{RTN}/checkpoint"),
     ),
     "a field of a record dropped": (
         lambda: edit_json(record_of(SAMPLES), lambda r: r.pop("git")),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ def read_results(folder: Path) -> Results:
     results = Results(folder)
     for stage in STAGES:
         found = results.files.setdefault(stage, [])
-        for path in sorted(folder.glob(f"{stage}/**/*")):
+        # Unlike Path.glob this follows symlinks: a folder may lie on a larger disk.
+        for below in sorted(glob(f"{stage}/**", root_dir=folder, recursive=True, include_hidden=True)):  # noqa: PTH207
+            path, name = folder / below, f"results/{below}"
             if path.name.startswith(".") or not path.is_file():
                 continue
-            name = f"results/{path.relative_to(folder)}"
             if path.name != "record.json" and not path.name.endswith(".record.json"):
                 found.append(name)
             elif record := _read(path):

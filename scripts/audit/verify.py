@@ -1,48 +1,24 @@
 """Is everything still what it was made as? Digests, records, code, inputs; then rows against the rows below them."""
 
 import contextlib
-import importlib
-import inspect
 import json
 import os
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.parquet as pq
-import typer
-from rich.console import Console
-from rich.progress import track
 
+from scripts.audit._causes import ALTERED, CHANGED, MISSING, NO_RECORD, OTHER_CODE, Cause, progress
 from scripts.audit._records import Results, in_order, is_source, lineage
-from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, read_segment, segments
+from scripts.audit._rows import wrong_rows
 from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
-from scripts.run.record import again, made_by, record_path, self_digest
-from scripts.table import read_rows
+from scripts.run.record import made_by, record_path, self_digest
 
-ALTERED, MISSING = "altered", "missing"
-OTHER_CODE, CHANGED = "made by other code than is here", "made from inputs that have changed since"
-NO_RECORD = "record missing"
 VERIFIED = ".verified.json"  # in the results folder: digest, size and time of each file as last read
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Cause:
-    """What is wrong (one of the five kinds above), with which artifact or record, and in which respect."""
-
-    kind: str
-    name: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.name}: {self.why}"
 
 
 def verify(results: Results, quick: bool = False, judge: bool = False, names: list[str] | None = None) -> list[Cause]:
@@ -61,7 +37,7 @@ def verify(results: Results, quick: bool = False, judge: bool = False, names: li
     causes = _made_as_recorded(results, quick, wanted, everything=not names)
     if causes:
         return [next(c for c in causes if c.name == name) for name in in_order({c.name for c in causes})]
-    return list(_rows(results, judge, in_order(wanted)))
+    return list(wrong_rows(results, judge, in_order(wanted)))
 
 
 def _made_as_recorded(results: Results, quick: bool, wanted: set[str], *, everything: bool) -> list[Cause]:
@@ -88,6 +64,7 @@ def _made_as_recorded(results: Results, quick: bool, wanted: set[str], *, everyt
             causes += _metadata(results, name)
         causes += _code(results, name)
         causes += _inputs(results, name, found)
+        causes += _told(results, name)
     return causes
 
 
@@ -133,7 +110,7 @@ def _without_record(results: Results, name: str) -> list[Cause]:
 def _digests(results: Results, names: list[str], quick: bool) -> dict[str, str | None]:
     """SHA-256 of each file, None if it is not there; a file with several names is read once."""
     memory = results.folder / VERIFIED
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
+    known = _remembered(memory)
     found: dict[str, str | None] = {}
     same: dict[tuple[int, int], list[str]] = {}
     seen: dict[str, list[int]] = {}
@@ -151,15 +128,21 @@ def _digests(results: Results, names: list[str], quick: bool) -> dict[str, str |
     groups = list(same.values())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(lambda group: sha256(results.path(group[0])), groups)
-        for group, digest in zip(groups, _progress(digests, "digests", len(groups)), strict=True):
+        for group, digest in zip(groups, progress(digests, "digests", len(groups)), strict=True):
             found |= dict.fromkeys(group, digest)
     known |= {name: [found[name], *seen[name]] for name in seen}
-    write_atomically(memory, lambda path: path.write_text(json.dumps(known), encoding="utf-8"))
+    with contextlib.suppress(OSError):  # an archive may be read, not written
+        write_atomically(memory, lambda path: path.write_text(json.dumps(known), encoding="utf-8"))
     return found
 
 
-def _progress(work: Iterable[T], what: str, total: int) -> Iterable[T]:
-    return track(work, what, total, console=Console(stderr=True), transient=True)
+def _remembered(memory: Path) -> dict[str, Any]:
+    """What was last read; nothing where that cannot be told."""
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _metadata(results: Results, name: str) -> Iterator[Cause]:
@@ -202,102 +185,15 @@ def _inputs(results: Results, name: str, found: dict[str, str | None]) -> list[C
     return causes
 
 
-def _rows(results: Results, judge: bool, names: list[str]) -> Iterator[Cause]:
-    """Rows that do not follow from what they were made of."""
-    remade: set[str] = set()
-    for name in _progress(names, "rows", len(names)):
-        record = results.artifacts[name]
-        if record["rule"] == "generate":
-            yield from _stored(results, name, record)
-        elif record["rule"] == "score":
-            yield from _copied(results, name, record)
-        if record["sha256"] not in remade and record["rule"] in ("report", *(["score"] if judge else [])):
-            remade.add(record["sha256"])
-            yield from _recomputed(results, record)
+def _told(results: Results, name: str) -> Iterator[Cause]:
+    """Records that no longer say of a making what they told the table that shows its times and machine.
 
-
-def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:
-    """Samples that the store lacks or holds with another content; damaged segments."""
-    checkpoint = next(results.path(source) for source in record["inputs"] if source.endswith("/checkpoint"))
-    folder = SAMPLES / checkpoint_digest(checkpoint)
-    rows = {row["sample"]: row for row in pq.read_table(results.path(name), columns=SCHEMA.names).to_pylist()}
-    kept: dict[str, dict] = {}
-    for segment in segments(results.path(str(folder))):
-        if (table := read_segment(segment)) is None:
-            yield Cause(ALTERED, str(segment), "its content does not have the SHA-256 that is its name")
-        else:
-            kept |= {row["sample"]: row for row in table.to_pylist() if row["sample"] in rows}
-    if lacking := rows.keys() - kept.keys():
-        yield Cause(MISSING, str(folder), f"{len(lacking):,} samples of {name}, {min(lacking)[:16]}… among them")
-    for sample in kept:
-        if kept[sample] != rows[sample]:
-            yield Cause(ALTERED, name, f"sample {sample[:16]}… is not what the store holds")
-            return
-
-
-def _copied(results: Results, name: str, record: dict) -> Iterator[Cause]:
-    """Scores of other samples than were generated."""
-    from scripts.score._table import KEPT  # with which comes all of math-verify
-
-    samples = next(source for source in record["inputs"] if source.startswith("results/generate/"))
-    benchmark = record["wildcards"]["benchmark"]
-    generated = pq.read_table(results.path(samples), columns=KEPT, filters=[("benchmark", "==", benchmark)])
-    if not pq.read_table(results.path(name), columns=KEPT).equals(generated):
-        yield Cause(ALTERED, name, f"its rows are not those of {samples}")
-
-
-def _recomputed(results: Results, record: dict) -> Iterator[Cause]:
-    """Outputs that do not come out again, byte for byte, when their stage runs with the recorded parameters."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made = _run_again(record, Path(folder))
-        except Exception as error:  # noqa: BLE001 - whatever stops it, the table does not follow
-            yield Cause(ALTERED, min(record["outputs"]), f"cannot be made again: {error!r}")
-            return
-        for output, path in made.items():
-            # What is in a folder its manifest says, which is an output, too.
-            if path.is_file() and results.path(output).read_bytes() != path.read_bytes():
-                yield Cause(ALTERED, output, _difference(results.path(output), path))
-
-
-def _run_again(record: dict, folder: Path) -> dict[str, Path]:
-    """Run the stage of a record in this process, its outputs below `folder`; where each lies, by name.
-
-    Raises:
-        ValueError: what the record says was run does not make tables or scores, or not the outputs that it names.
+    Of an artifact that was made anew since they say another start: what they told was true of the making before.
     """
-    if not record["module"].startswith(("scripts.report.", "scripts.score.")):
-        raise ValueError(f"{record['module']} makes no tables")
-    app = importlib.import_module(record["module"]).main
-    arguments = record["command"][record["command"].index(record["module"]) + 1 :]
-    parsed = typer.main.get_command(app).make_context(record["module"], arguments).params
-    made = {}
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [moved(part) for part in value]
-        if not isinstance(value, Path) or str(value) not in record["outputs"]:
-            return value
-        made[str(value)] = folder / value
-        made[str(value)].parent.mkdir(parents=True, exist_ok=True)
-        return made[str(value)]
-
-    parsed = {key: moved(value) for key, value in parsed.items()}
-    if made.keys() != record["outputs"].keys():
-        raise ValueError("its command names other outputs")
-    with again(record), contextlib.redirect_stdout(sys.stderr):
-        inspect.unwrap(app.registered_commands[0].callback)(**parsed)
-    return made
-
-
-def _difference(path: Path, remade: Path) -> str:
-    """The first cell in which a table differs from the one made again."""
-    if path.suffix == ".parquet":
-        rows, again_ = read_rows(path), read_rows(remade)
-        for number, (row, other) in enumerate(zip(rows, again_, strict=False)):
-            for column in row.keys() & other.keys():
-                if row[column] != other[column]:
-                    return f"row {number}: {column} is {row[column]}, and follows as {other[column]}"
-        if len(rows) != len(again_):
-            return f"has {len(rows)} rows, and {len(again_)} follow"
-    return "made again from the same inputs it has other bytes"
+    for source, told in results.artifacts[name].get("told", {}).items():
+        now = results.artifacts.get(source)
+        if told and now and now.get("start") == told["start"]:
+            for field in (field for field, value in told.items() if value not in (None, now.get(field))):
+                yield Cause(
+                    ALTERED, str(record_path(Path(source))), f"what it says of {field} is not what it told {name}"
+                )

@@ -1,9 +1,9 @@
 """`efficiency.parquet`: what each cell takes and how fast it ran, beside its accuracy.
 
 Nominal sizes are those that a packed checkpoint and cache would have: every method is served from dequantized weights
-with the same kernels, so speed here says nothing about the speed of packed kernels. Times are read from the records of
-`generate`: they differ from run to run, and only this table holds any. Samples that came from the store are timed as
-they were when they were generated.
+with the same kernels, so speed here says nothing about the speed of packed kernels. Times are those that the records of
+`generate` told when this table was made: they differ from run to run, and only this table holds any. Samples that came
+from the store are timed as they were when they were generated.
 """
 
 import json
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from scripts.report._tables import AVERAGE, STUDY_COLUMNS, verdict_of, write_frame
 from scripts.run.errors import UserError
-from scripts.run.record import record_path
+from scripts.run.record import record_path, told
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import column
 
@@ -110,10 +110,11 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
     for cell, manifest in zip(averages.itertuples(index=False), manifests, strict=True):
         facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
         folder = Path("results/generate", cell.model, cell.quantizer, cell.scheme)
-        paths = [record_path(folder / f"{suite}.parquet") for suite in settings["suites"]]
-        for path in paths:
-            if not path.exists():
-                raise UserError(f"{path} is missing: delete {folder} and run again; finished samples are in the store")
+        paths = [folder / f"{suite}.parquet" for suite in settings["suites"]]
+        records = [told(path, "facts", "wall_seconds", "gpus", "cpu") for path in paths]
+        if None in records:
+            path = record_path(paths[records.index(None)])
+            raise UserError(f"{path} is missing: delete {folder} and run again; finished samples are in the store")
         mx = cell.quantizer == "mxfp4"
         weight_bits, weight_bytes = weight_size(facts, scheme, mx)
         rows.append(
@@ -128,7 +129,7 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
                     file["bytes"] for file in json.loads(manifest.read_text(encoding="utf-8"))["files"].values()
                 ),
                 "kv_bytes": kv_size(facts, scheme, mx),
-                **timed([json.loads(path.read_text(encoding="utf-8")) for path in paths]),
+                **timed(records),
             }
         )
     write_frame(output, pd.DataFrame(rows), SCHEMA, verdict=verdict_of(summary))

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from scripts.report import _charts as charts
 from scripts.report._tables import AVERAGE, BASELINE, CELL, VERDICTS
 from scripts.report.efficiency import device
 from scripts.run.files import write_atomically
-from scripts.run.record import record_path
+from scripts.run.record import told
 from scripts.run.stage import Input, Inputs, Output, Parameter, stage
 
 CLASSES = {
@@ -92,7 +91,7 @@ def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict]]:
 
 
 def machines(study: pd.DataFrame) -> list[dict]:
-    """What ran where, counted, from the records that lie beside the artifacts of a study's samples.
+    """What ran where, counted, as told by the records that lie beside the artifacts of a study's samples.
 
     Records say how things were made, and are nobody's input: those that are missing are not counted.
     """
@@ -105,9 +104,9 @@ def machines(study: pd.DataFrame) -> list[dict]:
         paths[Path("results/generate", folder, f"{suite}.parquet")] = "generate"
         paths[Path("results/score", folder, f"{benchmark}.parquet")] = "score"
     for path, rule in paths.items():
-        if not record_path(path).exists():
+        made = told(path, "host", "cpu", "gpus", "packages", "wall_seconds")
+        if made is None:
             continue
-        made = json.loads(record_path(path).read_text(encoding="utf-8"))
         packages = ", ".join(f"{name} {made['packages'][name]}" for name in PACKAGES if name in made["packages"])
         key = (rule, made["host"] or "–", device(made), packages)
         found.setdefault(key, []).append(made["wall_seconds"])

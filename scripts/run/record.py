@@ -4,6 +4,10 @@ A record is written beside its artifact (`x.record.json` for `x.parquet`, `recor
 `x.html.record.json` for `x.html`) at the moment the artifact is complete. It is nobody's input: it may hold times and
 host names, its artifact not. Secrets of the environment never stand in it; with `anonymous_records: true` in the
 study's config neither do the names of user, home and host.
+
+Records chain by what a rebuild leaves as it was: inputs by the digest of their content, tables by `made_by`. What a
+table tells of times and machines comes through `told`, which keeps it in the table's own record: when an artifact is
+made anew with the same content, only its own record changes, and nothing that was made from it is wrong.
 """
 
 import hashlib
@@ -61,6 +65,7 @@ def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict
             "sources": {},
             "code": {path: sha256(Path(path)) for path in code_files(module)},
             "facts": {},
+            "told": {},
         },
     )
     if revision := parameters.get("settings", {}).get("revision"):
@@ -97,6 +102,22 @@ def add_facts(**facts: Any) -> None:
         _current["record"]["facts"].update(facts)
 
 
+def told(artifact: Path, *fields: str) -> dict[str, Any] | None:
+    """What the record of another artifact says of its making, and its `start`; None if it has no record.
+
+    This is the one way for a stage to read times and machines. The answer is kept in the record of the stage that asks:
+    made again, it is told the same, though the other artifact may have been made anew since.
+    """
+    heard = _current["record"]["told"] if _current else {}
+    name, path = str(artifact), record_path(artifact)
+    if name not in heard:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        heard[name] = found and {field: found[field] for field in ("start", *fields)}
+        if found and "host" in fields and _anonymous():
+            heard[name]["host"] = None
+    return heard[name]
+
+
 def identity() -> dict[str, str]:
     """Digests of the code, parameters and inputs of the stage that runs; empty outside a stage.
 
@@ -110,7 +131,7 @@ def again(record: dict[str, Any]) -> Iterator[None]:
     """Let a stage's `main` run in this process as it did for `record`, so that its tables name the same making."""
     before = dict(_current)
     _current.clear()
-    _current["record"] = record | {key: dict(record[key]) for key in ("inputs", "sources", "facts")}
+    _current["record"] = record | {key: dict(record.get(key, {})) for key in ("inputs", "sources", "facts", "told")}
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
     write_table(folder / "paper.parquet", samples, SAMPLES)
     facts = {"generated": 0, "output_tokens": 0, "tokens_per_second": None}
     record = {"outputs": {}, "facts": facts, "gpus": [], "cpu": {"model": "none", "cores": 0},
-              "wall_seconds": 0, "host": "nowhere", "packages": {}}  # fmt: skip
+              "wall_seconds": 0, "host": "nowhere", "packages": {}, "start": ""}  # fmt: skip
     (folder / "paper.record.json").write_text(json.dumps(record))
     for benchmark, rows in scores.items():
         write_table(results / "score" / model / quantizer / scheme / f"{benchmark}.parquet", rows, SCORES)

@@ -1,0 +1,127 @@
+"""Do rows follow from what they were made of? Samples from the store, scores from samples, tables made again."""
+
+import contextlib
+import importlib
+import inspect
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import typer
+
+from scripts.audit._causes import ALTERED, MISSING, Cause, progress
+from scripts.audit._records import Results
+from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, read_segment, segments
+from scripts.run.record import again
+from scripts.table import read_rows
+
+
+def wrong_rows(results: Results, judge: bool, names: list[str]) -> Iterator[Cause]:
+    """Rows that do not follow from what they were made of."""
+    remade: set[str] = set()
+    for name in progress(names, "rows", len(names)):
+        record = results.artifacts[name]
+        if record["rule"] == "generate":
+            yield from _stored(results, name, record)
+        elif record["rule"] == "score":
+            yield from _copied(results, name, record)
+        if record["sha256"] not in remade and record["rule"] in ("report", *(["score"] if judge else [])):
+            remade.add(record["sha256"])
+            yield from _recomputed(results, record)
+
+
+def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:
+    """Samples that the store lacks or holds with another content; damaged segments."""
+    checkpoint = next(results.path(source) for source in record["inputs"] if source.endswith("/checkpoint"))
+    folder = SAMPLES / checkpoint_digest(checkpoint)
+    rows = {row["sample"]: row for row in pq.read_table(results.path(name), columns=SCHEMA.names).to_pylist()}
+    kept: dict[str, dict] = {}
+    for segment in segments(results.path(str(folder))):
+        if (table := read_segment(segment)) is None:
+            yield Cause(ALTERED, str(segment), "its content does not have the SHA-256 that is its name")
+        else:
+            kept |= {row["sample"]: row for row in table.to_pylist() if row["sample"] in rows}
+    if lacking := rows.keys() - kept.keys():
+        yield Cause(MISSING, str(folder), f"{len(lacking):,} samples of {name}, {min(lacking)[:16]}… among them")
+    for sample in kept:
+        if kept[sample] != rows[sample]:
+            yield Cause(ALTERED, name, f"sample {sample[:16]}… is not what the store holds")
+            return
+
+
+def _copied(results: Results, name: str, record: dict) -> Iterator[Cause]:
+    """Scores of other samples than were generated."""
+    from scripts.score._table import KEPT  # with which comes all of math-verify
+
+    samples = next(source for source in record["inputs"] if source.startswith("results/generate/"))
+    benchmark = record["wildcards"]["benchmark"]
+    generated = pq.read_table(results.path(samples), columns=KEPT, filters=[("benchmark", "==", benchmark)])
+    if not pq.read_table(results.path(name), columns=KEPT).equals(generated):
+        yield Cause(ALTERED, name, f"its rows are not those of {samples}")
+
+
+def _recomputed(results: Results, record: dict) -> Iterator[Cause]:
+    """Outputs that do not come out again when their stage runs with the recorded parameters, and is told the same.
+
+    Tables have equal content then, all else equal bytes: another version of Arrow writes other bytes for the same.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = _run_again(record, Path(folder))
+        except Exception as error:  # noqa: BLE001 - whatever stops it, the table does not follow
+            yield Cause(ALTERED, min(record["outputs"]), f"cannot be made again: {error!r}")
+            return
+        for output, path in made.items():
+            # What is in a folder its manifest says, which is an output, too.
+            if path.is_file() and (why := _difference(results.path(output), path)):
+                yield Cause(ALTERED, output, why)
+
+
+def _run_again(record: dict, folder: Path) -> dict[str, Path]:
+    """Run the stage of a record in this process, its outputs below `folder`; where each lies, by name.
+
+    Raises:
+        ValueError: what the record says was run does not make tables or scores, or not the outputs that it names.
+    """
+    if not record["module"].startswith(("scripts.report.", "scripts.score.")):
+        raise ValueError(f"{record['module']} makes no tables")
+    app = importlib.import_module(record["module"]).main
+    arguments = record["command"][record["command"].index(record["module"]) + 1 :]
+    parsed = typer.main.get_command(app).make_context(record["module"], arguments).params
+    made = {}
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [moved(part) for part in value]
+        if not isinstance(value, Path) or str(value) not in record["outputs"]:
+            return value
+        made[str(value)] = folder / value
+        made[str(value)].parent.mkdir(parents=True, exist_ok=True)
+        return made[str(value)]
+
+    parsed = {key: moved(value) for key, value in parsed.items()}
+    if made.keys() != record["outputs"].keys():
+        raise ValueError("its command names other outputs")
+    with again(record), contextlib.redirect_stdout(sys.stderr):
+        inspect.unwrap(app.registered_commands[0].callback)(**parsed)
+    return made
+
+
+def _difference(path: Path, remade: Path) -> str | None:
+    """The first cell in which a table differs from the one made again, or that something else does; None if nothing."""
+    if path.read_bytes() == remade.read_bytes():
+        return None
+    if path.suffix == ".parquet":
+        if pq.read_table(path).equals(pq.read_table(remade), check_metadata=True):
+            return None
+        rows, again_ = read_rows(path), read_rows(remade)
+        for number, (row, other) in enumerate(zip(rows, again_, strict=False)):
+            for column in row.keys() & other.keys():
+                if row[column] != other[column]:
+                    return f"row {number}: {column} is {row[column]}, and follows as {other[column]}"
+        if len(rows) != len(again_):
+            return f"has {len(rows)} rows, and {len(again_)} follow"
+    return "made again from the same inputs it has other bytes"
