@@ -119,7 +119,8 @@ def adopt(name: str) -> None:
     """Let an artifact claim that it was made from what its inputs are now, in its record and its metadata."""
     record = read_record(name)
     forge(name, inputs={source: sha256(Path(source)) for source in record["inputs"]})
-    edit_rows(name, lambda rows: None, {"made_by": json.dumps(made_by(read_record(name)), sort_keys=True)})
+    made = json.dumps(made_by(read_record(name)), sort_keys=True).encode()
+    edit_rows(name, lambda rows: None, pq.read_schema(name).metadata | {b"made_by": made})
     vouch(name)
 
 

@@ -24,7 +24,7 @@ ADDED = {
 JOBS = {
     "datasets": 9,
     "models_of_hub": 8,
-    "calibrate": 34,
+    "calibrate": 38,
     "quantize": 133,
     "questions": 6,
     "generate": 141,

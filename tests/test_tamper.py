@@ -242,7 +242,7 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
     "a script deleted": (
         lambda: delete("scripts/report/summary.py"),
         OTHER_CODE,
-        "results/report/baselines/summary.parquet",
+        "results/report/baselines/paper.parquet",  # the first of those that it makes
     ),
     "a calibration text edited": (lambda: append(TEXT, "x"), CHANGED, PLAIN),
     "a calibration text deleted": (lambda: delete(TEXT), MISSING, TEXT),
