@@ -53,6 +53,15 @@ TINY_STUDY = {
     },
 }
 
+# Runs a module, `-m NAME ARGUMENT …`, with a line of progress after every step of its engine.
+EAGER = """
+import runpy, sys
+from scripts.run import progress
+progress.INTERVAL_SECONDS = 0
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
 
 class Copy:
     """A copy of the repository's files, with a study of its own in `config/tiny.yaml`."""

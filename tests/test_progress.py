@@ -13,7 +13,7 @@ import pytest
 
 from scripts.run import progress
 from scripts.run.progress import Answers
-from tests.conftest import Copy
+from tests.conftest import EAGER, Copy
 
 SLOTS = 32  # answers that run at once; each gets a token a second
 
@@ -63,16 +63,6 @@ def test_a_line_counts_tokens_before_anything_has_finished(
     clock[0] += 10
     answers.tick()
     assert capsys.readouterr().out == "label: 1 of 2 samples, 450 tokens, 25 tokens/s, about 2 s left\n"
-
-
-# The stage with a line after every step of its engine.
-EAGER = """
-import runpy, sys
-from scripts.run import progress
-progress.INTERVAL_SECONDS = 0
-sys.argv = sys.argv[2:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
 
 
 def test_tokens_of_a_real_engine_are_counted_as_they_come(study: Path):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ import pytest
 from scripts.generate import store
 from scripts.generate.store import Store, checkpoint_digest, read_segment, segments, write_segment
 from scripts.run.imports import code_digest, code_files
-from tests.conftest import Copy
+from tests.conftest import EAGER, Copy
 
 CHECKPOINT = "c" * 64
 ARTIFACT = "results/generate/tiny-qwen-s/none/full/arithmetic.parquet"
@@ -175,10 +174,10 @@ def facts(copy: Copy) -> dict:
     return json.loads((copy.root / ARTIFACT).with_suffix(".record.json").read_text())["facts"]
 
 
-def generate_alone(copy: Copy) -> subprocess.Popen:
-    """The generate job of the artifact, as its record says it was started."""
+def generate_alone(copy: Copy, *, eager: bool = False) -> subprocess.Popen:
+    """The generate job of the artifact, as its record says it was started; `eager` with a line after each step."""
     record = json.loads((copy.root / ARTIFACT).with_suffix(".record.json").read_text())
-    command = [sys.executable, *record["command"][1:]]
+    command = [sys.executable, *(["-c", EAGER] if eager else []), *record["command"][1:]]
     return subprocess.Popen(
         command, cwd=copy.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=os.environ | {"PATH": copy.path},
@@ -214,11 +213,10 @@ def test_a_partial_store_gives_the_same_rows(moved: Copy):
 def test_sigterm_stores_what_is_finished_and_the_next_run_goes_on(moved: Copy):
     before = rows_of(moved)
     shutil.rmtree(moved.root / "results/store/samples")
-    process = generate_alone(moved)
+    process = generate_alone(moved, eager=True)
     for line in process.stdout:
-        if ": 0 of 800 samples" in line:
+        if re.search(r": [1-9]\d* of 800 samples, ", line):
             break
-    time.sleep(2)
     process.send_signal(signal.SIGTERM)
     output = process.stdout.read()
     assert process.wait() == 143
