@@ -54,7 +54,7 @@ def main() -> None:
     import vllm
     from torch._dynamo.utils import counters
 
-    from scripts.generate.engine import start_engine
+    from scripts.generate.start import start_engine
 
     traced = {"enforce_eager": False, "compilation_config": {"mode": 2, "backend": "eager", "cudagraph_mode": "NONE"}}
     llm_class = vllm.LLM
@@ -69,7 +69,7 @@ def main() -> None:
     found = {}
     for name in sys.argv[3:]:
         with (
-            mock.patch("scripts.generate.engine.tensor_parallel_size", return_value=ranks),
+            mock.patch("scripts.generate.start.tensor_parallel_size", return_value=ranks),
             mock.patch("vllm.LLM", make_llm),
         ):
             llm = start_engine(folder / name, settings)

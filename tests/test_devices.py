@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.generate.engine import tensor_parallel_size
+from scripts.generate.start import tensor_parallel_size
 from scripts.run import devices
 from scripts.run.errors import UserError
 from scripts.run.planned import VARIABLE, check_planned, packages_digest

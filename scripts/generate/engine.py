@@ -3,7 +3,6 @@
 What the store holds is not generated again; what the engine finishes is stored at once.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,18 +12,15 @@ from typing import TYPE_CHECKING
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer
 
-from scripts.fakequant.settings import is_packed, read_settings
 from scripts.generate.prompts import Request, build_requests
+from scripts.generate.start import engine_identity, refuse_packed_on_cpu, start_engine, tensor_parallel_size
 from scripts.generate.store import Store, checkpoint_digest
 from scripts.run import record
-from scripts.run.devices import check_visible
 from scripts.run.errors import UserError
-from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease, start_ticks
 from scripts.run.progress import Answers
-from scripts.run.resources import GPU_SHARE
 from scripts.run.stage import Input, Inputs, Output, Parameter, Settings, stage
 from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
 
@@ -43,100 +39,6 @@ SCHEMA = pa.schema(
         column("sample", pa.string(), "address in the sample store"),
     ]
 )
-
-
-def engine_identity(checkpoint: Path, settings: dict) -> dict:
-    """What of the engine can move a sample, known without starting it."""
-    import torch
-
-    packages = package_versions("scripts.generate.engine")
-    plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if read_settings(checkpoint) else {}
-    return plugin | {
-        "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "dtype": settings["dtype"],
-        "attention_backend": os.environ.get("VLLM_ATTENTION_BACKEND", "auto"),
-        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
-    }
-
-
-def refuse_packed_on_cpu(checkpoint: Path) -> None:
-    """Packed weights need a kernel that vLLM has for GPUs, and not for every CPU.
-
-    Raises:
-        UserError: the checkpoint's weights are packed and there is no GPU.
-    """
-    import torch
-
-    if is_packed(checkpoint) and not torch.cuda.is_available():
-        raise UserError(
-            f"{checkpoint}: its weights are packed, and vLLM has no kernel for them here: generate on a machine with a "
-            "GPU, or evaluate the dequantized twin, the scheme without `packed` (in config/quantizers.yaml)"
-        )
-
-
-def start_engine(checkpoint: Path, settings: dict) -> "LLM":
-    """vLLM in this process; the KV cache holds `max_num_seqs` sequences of full length on a CPU.
-
-    Raises:
-        UserError: the checkpoint cannot be served on this number of GPUs.
-    """
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
-    limits = {"gpu_memory_utilization": GPU_SHARE} if on_gpu else {}
-    if not on_gpu:
-        # One process with the threads that the job was given; without a stated size vLLM takes the machine's memory.
-        defaults = {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "TORCHDYNAMO_DISABLE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        }
-        os.environ |= defaults | os.environ
-        config = AutoConfig.from_pretrained(checkpoint)
-        limits["kv_cache_memory_bytes"] = (
-            settings["max_num_seqs"] * settings["max_model_len"] * kv_bytes_per_token(config, settings["dtype"])
-        )
-        # A prompt read in parts makes vLLM turn back the request's generator, which torch cannot do on a CPU.
-        limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, settings["max_model_len"])}
-    if fake := read_settings(checkpoint):
-        from scripts.fakequant.plugin import check_tensor_parallel  # registers the plugin
-
-        try:
-            check_tensor_parallel(fake, tensor_parallel_size())
-        except ValueError as error:
-            raise UserError(f"{checkpoint}: {error}") from None
-    from vllm import LLM
-
-    return LLM(
-        model=str(checkpoint),
-        dtype=settings["dtype"],
-        max_model_len=settings["max_model_len"],
-        max_num_seqs=settings["max_num_seqs"],
-        tensor_parallel_size=tensor_parallel_size(),
-        enforce_eager=not on_gpu,
-        generation_config="vllm",
-        seed=0,
-        **limits,
-    )
-
-
-def tensor_parallel_size() -> int:
-    """All GPUs that the job took, which are as many as were planned; one process on a CPU."""
-    import torch
-
-    check_visible(torch.cuda.device_count())
-    return torch.cuda.device_count() or 1
-
-
-def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
-    """Bytes that one token occupies in the KV cache, over all layers."""
-    import torch
-
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * getattr(torch, dtype).itemsize
 
 
 def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> None:

@@ -17,7 +17,7 @@ import psutil
 def main() -> None:
     from vllm import SamplingParams
 
-    from scripts.generate.engine import start_engine
+    from scripts.generate.start import start_engine
 
     job = json.loads(Path(sys.argv[1]).read_text())
     llm = start_engine(Path(job["checkpoint"]), job["settings"])

@@ -1,0 +1,163 @@
+"""How vLLM is started for a checkpoint, and what of it can move a sample."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import AutoConfig, PretrainedConfig
+
+from scripts.fakequant.settings import is_packed, read_settings
+from scripts.run.devices import check_visible
+from scripts.run.errors import UserError
+from scripts.run.imports import code_digest, package_versions
+from scripts.run.resources import GPU_SHARE
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+LOG_STREAM = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # read when vLLM is imported
+
+
+def engine_identity(checkpoint: Path, settings: dict) -> dict:
+    """What of the engine can move a sample, known without starting it."""
+    packages = package_versions("scripts.generate.engine")
+    plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if read_settings(checkpoint) else {}
+    device, attention = device_and_attention(checkpoint, settings["dtype"])
+    return plugin | {
+        "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
+        "device": device,
+        "dtype": settings["dtype"],
+        "attention_backend": attention,
+        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
+    }
+
+
+def device_and_attention(checkpoint: Path, dtype: str) -> tuple[str, str]:
+    """Names of the device and of the attention backend that serve a checkpoint here.
+
+    For CPUs vLLM has one backend, so it need not be imported, which takes seconds; `start_engine` checks.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu", "CPU_ATTN"
+    return preferred(head_dim(AutoConfig.from_pretrained(checkpoint)), dtype)
+
+
+def preferred(head_size: int, dtype: str) -> tuple[str, str]:
+    """Names of vLLM's device and of the attention backend that it prefers there; CUDA is not initialized by asking."""
+    os.environ |= LOG_STREAM
+    import torch
+    from vllm import envs
+    from vllm.platforms import current_platform
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+    from vllm.v1.attention.selector import AttentionSelectorConfig
+
+    asked = AttentionSelectorConfig(
+        head_size, getattr(torch, dtype), "auto", block_size=None, use_batch_invariant=envs.VLLM_BATCH_INVARIANT
+    )
+    backend = resolve_obj_by_qualname(current_platform.get_attn_backend_cls(None, asked))
+    return current_platform.get_device_name(), backend.get_name()
+
+
+class Asked:
+    """What vLLM's workers are asked for beside what they can tell themselves (`worker_extension_cls`)."""
+
+    def attention_backends(self) -> list[str]:
+        """Names of the backends of this worker's attention layers."""
+        layers = self.vllm_config.compilation_config.static_forward_context.values()
+        return sorted({layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")})
+
+
+def refuse_packed_on_cpu(checkpoint: Path) -> None:
+    """Packed weights need a kernel that vLLM has for GPUs, and not for every CPU.
+
+    Raises:
+        UserError: the checkpoint's weights are packed and there is no GPU.
+    """
+    import torch
+
+    if is_packed(checkpoint) and not torch.cuda.is_available():
+        raise UserError(
+            f"{checkpoint}: its weights are packed, and vLLM has no kernel for them here: generate on a machine with a "
+            "GPU, or evaluate the dequantized twin, the scheme without `packed` (in config/quantizers.yaml)"
+        )
+
+
+def start_engine(checkpoint: Path, settings: dict) -> "LLM":
+    """vLLM in this process; the KV cache holds `max_num_seqs` sequences of full length on a CPU.
+
+    Raises:
+        UserError: the checkpoint cannot be served on this number of GPUs.
+        RuntimeError: vLLM attends with another backend than the samples' addresses say.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    os.environ |= LOG_STREAM
+    if on_gpu:
+        # What has asked for GPUs cannot fork processes that use them.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        limits = {"gpu_memory_utilization": GPU_SHARE}
+    else:
+        # One process with the threads that the job was given; without a stated size vLLM takes the machine's memory.
+        defaults = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "TORCHDYNAMO_DISABLE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        }
+        os.environ |= defaults | os.environ
+        config = AutoConfig.from_pretrained(checkpoint)
+        tokens = settings["max_num_seqs"] * settings["max_model_len"]
+        limits = {"kv_cache_memory_bytes": tokens * kv_bytes_per_token(config, settings["dtype"])}
+        # A prompt read in parts makes vLLM turn back the request's generator, which torch cannot do on a CPU.
+        limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, settings["max_model_len"])}
+    if fake := read_settings(checkpoint):
+        from scripts.fakequant.plugin import check_tensor_parallel  # registers the plugin
+
+        try:
+            check_tensor_parallel(fake, tensor_parallel_size())
+        except ValueError as error:
+            raise UserError(f"{checkpoint}: {error}") from None
+    from vllm import LLM
+
+    _, attention = device_and_attention(checkpoint, settings["dtype"])
+    llm = LLM(
+        model=str(checkpoint),
+        dtype=settings["dtype"],
+        max_model_len=settings["max_model_len"],
+        max_num_seqs=settings["max_num_seqs"],
+        tensor_parallel_size=tensor_parallel_size(),
+        enforce_eager=not on_gpu,
+        attention_backend=attention,
+        worker_extension_cls=f"{__name__}.Asked",
+        generation_config="vllm",
+        seed=0,
+        **limits,
+    )
+    used = {name for names in llm.collective_rpc("attention_backends") for name in names}
+    if used != {attention}:
+        raise RuntimeError(f"{checkpoint}: vLLM attends with {used}, but the addresses of its samples say {attention}")
+    return llm
+
+
+def tensor_parallel_size() -> int:
+    """All GPUs that the job took, which are as many as were planned; one process on a CPU."""
+    import torch
+
+    check_visible(torch.cuda.device_count())
+    return torch.cuda.device_count() or 1
+
+
+def head_dim(config: PretrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def kv_bytes_per_token(config: PretrainedConfig, dtype: str) -> int:
+    """Bytes that one token occupies in the KV cache, over all layers."""
+    import torch
+
+    heads = 2 * config.num_hidden_layers * config.num_key_value_heads
+    return heads * head_dim(config) * getattr(torch, dtype).itemsize
