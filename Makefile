@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-slurm \
+.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
 	env check lock retrain lint format docs clean
 
 help: ## this list
@@ -50,6 +50,9 @@ bench-quantize: env ## measure time and memory of each quantizer, and our GPTQ c
 
 bench-rotate: env ## measure QuaRot's rotation of a layer of 32B width beside dense products (about 5 minutes)
 	@python -m tests.bench.rotate
+
+bench-learning: env ## measure the memory that FlatQuant takes to learn, beside its estimate
+	@python -m tests.bench.learning
 
 env: check .venv/installed ## install the locked packages into .venv
 

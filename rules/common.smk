@@ -78,7 +78,7 @@ def weights_mb(wildcards, attempt):
 
 
 def disk_mb(wildcards):
-    scheme = quantized(wildcards) if "scheme" in wildcards.keys() else {}
+    scheme = calibrated(wildcards)[1] if "scheme" in wildcards.keys() else {}
     return sizes.disk_mb(study_config.models[wildcards.model], scheme)
 
 
@@ -190,12 +190,12 @@ def scheme_calibration(wildcards):
     return f"results/calibrate/{wildcards.model}/{corpus}.parquet" if corpus else []
 
 
-def quantized(wildcards):
-    return study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"]
+def calibrated(wildcards):
+    return study_config.calibrated(wildcards.model, f"{wildcards.quantizer}/{wildcards.scheme}")
 
 
 def quantize_gpus(wildcards):
-    return sizes.quantize_gpus(quantized(wildcards), study_config.models[wildcards.model], study_config.gpu_memory_gb)
+    return sizes.quantize_gpus(*calibrated(wildcards), study_config.gpu_memory_gb)
 
 
 def quantize_cores(wildcards):
@@ -203,7 +203,7 @@ def quantize_cores(wildcards):
 
 
 def quantize_minutes(wildcards, attempt):
-    return sizes.quantize_minutes(study_config.models[wildcards.model]) * attempt
+    return sizes.quantize_minutes(*calibrated(wildcards)) * attempt
 
 
 # generate

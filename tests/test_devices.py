@@ -223,7 +223,7 @@ def test_other_packages_are_refused_with_both_digests(planned: Path, monkeypatch
 
 def test_the_workstation_profile_keeps_jobs_apart(copy: Copy, tmp_path: Path):
     """Two jobs start at once, for snakemake was told of eight GPUs; there is one, so the second waits for the first."""
-    targets = [f"results/quantize/tiny-qwen-s/rtn/{scheme}/manifest.json" for scheme in ("w3", "w2g32")]
+    targets = [f"results/quantize/tiny-qwen-s/awq/{scheme}/manifest.json" for scheme in ("w3g32", "w2g32")]
     done = copy.snakemake(
         "--profile", "profiles/workstation", "--", *targets, CUDA_VISIBLE_DEVICES="0", TMPDIR=str(tmp_path)
     )  # fmt: skip
@@ -231,5 +231,5 @@ def test_the_workstation_profile_keeps_jobs_apart(copy: Copy, tmp_path: Path):
     records = [json.loads((copy.root / target).with_name("record.json").read_text()) for target in targets]
     first, second = sorted((record["start"], record["end"]) for record in records)
     assert first[1] < second[0]
-    logs = [copy.root / f"results/logs/quantize/tiny-qwen-s/rtn/{scheme}.log" for scheme in ("w3", "w2g32")]
+    logs = [copy.root / f"results/logs/quantize/tiny-qwen-s/awq/{scheme}.log" for scheme in ("w3g32", "w2g32")]
     assert [path for path in logs if "waits for 1 of the GPUs 0" in path.read_text()]

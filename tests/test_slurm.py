@@ -120,13 +120,12 @@ def test_results_equal_those_of_the_local_run(ran: Study, built: Copy):
 
 
 def test_gpus_are_asked_for_where_they_are_used(ran: Study):
-    """One by each generate and quantize job but the baseline's, none by others, which stay off the GPU partition."""
+    """One by each generate job, none by others, nor by a quantizer without calibration: they stay off the partition."""
     jobs = ran.jobs()
     on_gpus = {job["Comment"] for job in jobs if job.get("TresPerJob") == "gres:gpu:1"}
     assert on_gpus == {
         "rule_generate_wildcards_tiny-qwen-s_none_full_arithmetic",
         "rule_generate_wildcards_tiny-qwen-s_rtn_w3_arithmetic",
-        "rule_quantize_wildcards_tiny-qwen-s_rtn_w3",
     }
     assert {job["Comment"] for job in jobs if job["Partition"] == "gpu"} == on_gpus
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scripts.fakequant.kronecker import balanced, kronecker
@@ -170,7 +170,13 @@ def round_inside(layer: nn.Module, tensors: Tensors, settings: dict[str, Any]) -
         return round_activations(kronecker(x, left, right), settings["activation_bits"], x.shape[-1] // len(left), clip)
 
     def attention(
-        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **named: Any
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: Any,
+        scaling: float,
+        **_: Any,
     ) -> tuple[torch.Tensor, None]:
         query, key = query @ tensors["heads.query"], key @ tensors["heads.key"]
         size = min(KV_GROUP, key.shape[-1])
@@ -178,7 +184,10 @@ def round_inside(layer: nn.Module, tensors: Tensors, settings: dict[str, Any]) -
             round_activations(x, settings["kv_bits"], size, tensors[f"heads.{clip}"])
             for x, clip in ((key, "key_clip"), (value, "value_clip"))
         )
-        return sdpa_attention_forward(module, query, key, value, *arguments, **named)
+        # For float32 CUDA's only kernel that takes fewer heads of keys than of queries keeps all scores of a batch.
+        key, value = (repeat_kv(x, module.num_key_value_groups) for x in (key, value))
+        y = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling, is_causal=mask is None)
+        return y.transpose(1, 2).contiguous(), None
 
     # A norm's output is the input of several layers: transformed once.
     layer.input_layernorm.register_forward_hook(lambda *a: at("qkv_proj", a[2]))

@@ -39,7 +39,7 @@ def estimate(config: Config) -> dict[str, tuple[int, float, float]]:
     named = {config.corpora[c].get("dataset") for _, c in corpora}
     asked = {b for _, _, suite in cells | reasoning for b in config.suites[suite]["benchmarks"]}
     datasets = [x for name, x in config.datasets.items() if name in named or x["used_by"] in asked]
-    rewritten = [(m, s) for m, s in checkpoints if "bits" in config.schemes[s]]
+    sizes = [weight_gb(config.models[m]) for m, s in checkpoints if "bits" in config.schemes[s]]
     generated = cells | reasoning
     minutes = sum(generate_gpu_minutes(config.models[m], config.schemes[s], config.suites[x]) for m, s, x in generated)
     suites = [config.suites[suite] for _, _, suite in generated]
@@ -49,8 +49,8 @@ def estimate(config: Config) -> dict[str, tuple[int, float, float]]:
         "datasets": (len(datasets), 0, sum(x["bytes"] for x in datasets) / 1e9),
         "quantize": (
             len(checkpoints),
-            sum(quantize_gpu_minutes(config.models[m]) for m, _ in rewritten) / 60,
-            sum(weight_gb(config.models[m]) for m, _ in rewritten),
+            sum(quantize_gpu_minutes(*config.calibrated(m, s)) for m, s in checkpoints) / 60,
+            sum(sizes),
         ),
         "generate": (len(generated), minutes / 60, size),
     }

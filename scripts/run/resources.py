@@ -15,6 +15,12 @@ PROCESS_MB = 4000  # an interpreter with torch and vLLM
 # A 7B model answers the study's five benchmarks in 100 GPU minutes per 3 seeds (tests/bench/simulate.py).
 MINUTES_PER_BILLION = 100 / 7.6 / 5 / 3  # and benchmark and seed, at 32,768 tokens
 SLACK = 4
+# FlatQuant's peak while it learns a layer in float32, in bytes: by parameter of the layer, and by token and channel of
+# either width (tests/bench/learning.py).
+LEARNED_BYTES, HIDDEN_BYTES, INTERMEDIATE_BYTES = 31, 91, 47
+# A replication of FlatQuant took 5.3 hours of an H20 for the 1.5B model: 15 epochs of 128 sequences of 4,096 tokens in
+# 28 layers of 1,536 and 8,960 channels. What it does is rounding, so that time goes by tokens and channels.
+LEARNING_MINUTES = 5.3 * 60 / (15 * 128 * 4096) / (28 * (1536 + 8960))
 
 
 def weight_gb(model: dict) -> float:
@@ -70,23 +76,38 @@ def generate_gpus(model: dict, scheme: dict, tokens: int, gpu_gb: int) -> int:
     )
 
 
-def quantize_gpus(scheme: dict, model: dict, gpu_gb: int) -> int:
-    """One GPU, which holds one layer at a time; none to link the baseline.
+def quantize_gb(model: dict, scheme: dict, corpus: dict) -> tuple[float, float, float]:
+    """What a GPU holds at once of a scheme that is calibrated: a layer, what is worked out for it, and its inputs."""
+    hidden, intermediate = model["hidden_size"], model["intermediate_size"]
+    parameters = weight_gb(model) / _bytes(model) / model["layers"]  # of a layer, in billions
+    calibration = 2 * corpus["sequences"] * corpus["length"] * hidden * _bytes(model) / 1e9
+    if "epochs" in scheme:  # FlatQuant, which learns
+        tokens = scheme["batch_size"] * corpus["length"]
+        work = tokens * (HIDDEN_BYTES * hidden + INTERMEDIATE_BYTES * intermediate) / 1e9
+        return LEARNED_BYTES * parameters, work, calibration
+    hessian = intermediate**2 * 4 / 1e9
+    return 4 * parameters, 3 * hessian if "bits" in scheme else 0, calibration
+
+
+def quantize_gpus(model: dict, scheme: dict, corpus: dict | None, gpu_gb: int) -> int:
+    """One GPU, which holds one layer at a time, for a scheme that is calibrated; the others never touch one.
+
+    Args:
+        corpus: the one that the scheme is calibrated on, if it is.
 
     Raises:
         UserError: the largest layer does not fit; the message shows the sum.
     """
-    if not scheme:
+    if corpus is None:
         return 0
-    layer = weight_gb(model) / model["layers"] * 4 / _bytes(model)
-    hessian = 3 * model["intermediate_size"] ** 2 * 4 / 1e9 if "bits" in scheme else 0
-    calibration = 2 * 128 * 2048 * model["hidden_size"] * _bytes(model) / 1e9
-    need = layer + hessian + calibration + ENGINE_GB
+    layer, work, calibration = quantize_gb(model, scheme, corpus)
+    need = layer + work + calibration + ENGINE_GB
     if need > gpu_gb:
+        of = "a batch that it learns from" if "epochs" in scheme else "the Hessian of down_proj and its inverse"
         raise UserError(
-            f"needs {layer:.1f} GB for a layer in float32 + {hessian:.1f} GB for the Hessian of down_proj and its "
-            f"inverse + {calibration:.1f} GB for calibration + {ENGINE_GB} GB = {need:.1f} GB on one GPU of {gpu_gb} "
-            "GB: raise gpu_memory_gb, or leave this cell out"
+            f"needs {layer:.1f} GB for a layer in float32 + {work:.1f} GB for {of} + {calibration:.1f} GB for "
+            f"calibration + {ENGINE_GB} GB = {need:.1f} GB on one GPU of {gpu_gb} GB: raise gpu_memory_gb, or leave "
+            "this cell out"
         )
     return 1
 
@@ -123,11 +144,20 @@ def generate_minutes(model: dict, scheme: dict, suite: dict, gpus: int) -> int:
     return 60 + int(SLACK * generate_gpu_minutes(model, scheme, suite) / gpus)
 
 
-def quantize_gpu_minutes(model: dict) -> float:
-    """Of a method that calibrates; learned transforms, the slowest, take hours for a 7B model."""
-    return 30 * model["parameters"] / 1e9 / SLACK
+def quantize_gpu_minutes(model: dict, scheme: dict, corpus: dict | None) -> float:
+    """Of a checkpoint; none where nothing is calibrated."""
+    if corpus is None:
+        return 0
+    if "epochs" not in scheme:
+        return 30 * model["parameters"] / 1e9 / SLACK
+    tokens = scheme["epochs"] * corpus["sequences"] * corpus["length"]
+    return LEARNING_MINUTES * tokens * model["layers"] * (model["hidden_size"] + model["intermediate_size"])
 
 
-def quantize_minutes(model: dict) -> int:
-    """Time limit of a checkpoint."""
-    return 60 + int(SLACK * quantize_gpu_minutes(model))
+def quantize_minutes(model: dict, scheme: dict, corpus: dict | None) -> int:
+    """Time limit of a checkpoint. One core rounds the weights of a 70B model in five minutes, without a GPU.
+
+    Learning has no slack: partitions have limits too, and the next attempt goes on with the next layer.
+    """
+    slack = 1 if "epochs" in scheme else SLACK
+    return 60 + int(slack * quantize_gpu_minutes(model, scheme, corpus))
