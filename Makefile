@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test plan faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
+.PHONY: help demo test plan check-gpu check-compiled check-sizes faults bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
 	env check lock retrain lint format docs clean
 
 help: ## this list
@@ -26,6 +26,15 @@ test: env ## run the tests
 
 plan: env ## jobs, GPU hours and disk of a study: make plan CONFIG=config/paper.yaml
 	@python -m scripts.run.plan $(CONFIG)
+
+check-gpu: env ## what works on this GPU node: every kind of scheme quantized and served (at most ten minutes)
+	@python -m tests.node
+
+check-compiled: env ## the same on the CPU, compiled by Inductor (about a quarter of an hour)
+	@python -m tests.node --device cpu
+
+check-sizes: env ## a layer of each of the paper's widths through its quantizers and vLLM, on the CPU (hours)
+	@python -m tests.sizes $(MODELS)
 
 faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1

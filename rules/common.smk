@@ -78,7 +78,7 @@ def weights_mb(wildcards, attempt):
 
 
 def disk_mb(wildcards):
-    scheme = calibrated(wildcards)[1] if "scheme" in wildcards.keys() else {}
+    scheme = quantizing(wildcards)[2] if "scheme" in wildcards.keys() else {}
     return sizes.disk_mb(study_config.models[wildcards.model], scheme)
 
 
@@ -190,12 +190,16 @@ def scheme_calibration(wildcards):
     return f"results/calibrate/{wildcards.model}/{corpus}.parquet" if corpus else []
 
 
-def calibrated(wildcards):
-    return study_config.calibrated(wildcards.model, f"{wildcards.quantizer}/{wildcards.scheme}")
+def quantizing(wildcards):
+    return study_config.quantizing(wildcards.model, f"{wildcards.quantizer}/{wildcards.scheme}")
 
 
 def quantize_gpus(wildcards):
-    return sizes.quantize_gpus(*calibrated(wildcards), study_config.gpu_memory_gb)
+    return sizes.quantize_gpus(*quantizing(wildcards), study_config.gpu_memory_gb)
+
+
+def quantize_mb(wildcards, attempt):
+    return sizes.quantize_mb(*quantizing(wildcards)) * attempt
 
 
 def quantize_cores(wildcards):
@@ -203,7 +207,7 @@ def quantize_cores(wildcards):
 
 
 def quantize_minutes(wildcards, attempt):
-    return sizes.quantize_minutes(*calibrated(wildcards)) * attempt
+    return sizes.quantize_minutes(*quantizing(wildcards)) * attempt
 
 
 # generate

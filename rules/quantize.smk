@@ -17,7 +17,7 @@ rule quantize:
     threads: quantize_cores
     resources:
         gpu=quantize_gpus,
-        mem_mb=weights_mb,
+        mem_mb=quantize_mb,
         disk_mb=disk_mb,
         runtime=quantize_minutes,
     params:

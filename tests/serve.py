@@ -1,8 +1,11 @@
-"""Log-probabilities of given tokens, by vLLM: python -m tests.serve FOLDER RANKS CHECKPOINT...
+"""Log-probabilities of given tokens, by vLLM: python -m tests.serve FOLDER MODE RANKS CHECKPOINT...
 
 Reads FOLDER/tokens.json, a list of sequences; prints last a line of JSON, by checkpoint the log-probability of every
-token but the first of each sequence. On one rank the model's forward is traced whole by torch.compile, as on a GPU, but
-for the backend, which runs the traced operations one by one; two ranks run it eagerly.
+token but the first of each sequence. Modes:
+
+    eager     as the pipeline runs on a CPU
+    traced    the model's forward traced whole by torch.compile, the traced operations run one by one
+    compiled  as the pipeline runs on a GPU: by Inductor, and on a GPU captured in CUDA graphs
 """
 
 import gc
@@ -10,8 +13,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+MODES: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "traced": {"enforce_eager": False, "compilation_config": {"mode": 2, "backend": "eager", "cudagraph_mode": "NONE"}},
+    "compiled": {"enforce_eager": False},
+}
 
 
 def dequantize_packed_weights() -> None:
@@ -45,46 +57,72 @@ def dequantize_packed_weights() -> None:
     register_linear_kernel(DequantizingKernel, PlatformEnum.CPU)
 
 
-def main() -> None:
-    folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
-    os.environ["TORCHDYNAMO_DISABLE"] = "1" if ranks > 1 else "0"
+def prepare(mode: str) -> None:
+    """What must be in the environment before vLLM and torch are imported."""
+    os.environ["TORCHDYNAMO_DISABLE"] = "1" if mode == "eager" else "0"
     os.environ["VLLM_DISABLED_KERNELS"] = "CPUWNA16LinearKernel"
+    os.environ["VLLM_DISABLE_COMPILE_CACHE"] = "1"  # else code of an earlier run could be served
 
-    import torch
+
+def start(checkpoint: Path, mode: str, ranks: int, settings: dict[str, Any]) -> "LLM":
+    """The pipeline's engine, in a mode and on a number of ranks of the caller's choice."""
     import vllm
-    from torch._dynamo.utils import counters
 
     from scripts.generate.start import start_engine
 
-    traced = {"enforce_eager": False, "compilation_config": {"mode": 2, "backend": "eager", "cudagraph_mode": "NONE"}}
     llm_class = vllm.LLM
+    with (
+        mock.patch("scripts.generate.start.tensor_parallel_size", return_value=ranks),
+        mock.patch("vllm.LLM", lambda **arguments: llm_class(**arguments | MODES[mode])),
+    ):
+        return start_engine(checkpoint, settings)
+
+
+def stop(mode: str) -> None:
+    """Call it when nothing holds the engine any more.
+
+    Raises:
+        AssertionError: on a CPU, where the engine runs in this process: its model was not compiled, or not whole.
+    """
+    import torch
+    from torch._dynamo.utils import counters
+
+    gc.collect()
+    if mode == "eager" or torch.cuda.is_available():
+        return
+    assert not counters["graph_break"]
+    if mode == "traced":
+        assert counters["frames"]["ok"] == counters["frames"]["total"] > 0
+    else:
+        assert sum(counters["inductor"][f"fxgraph_cache_{found}"] for found in ("hit", "miss")) > 0
+    counters.clear()
+    torch.compiler.reset()  # what was traced for one model must not serve the next
+
+
+def logprobs(llm: "LLM", tokens: list[list[int]]) -> list[float]:
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
+    answers = llm.generate([{"prompt_token_ids": ids} for ids in tokens], sampling, use_tqdm=False)
+    return [
+        scores[token].logprob
+        for ids, answer in zip(tokens, answers, strict=True)
+        for token, scores in zip(ids[1:], answer.prompt_logprobs[1:], strict=True)
+    ]
+
+
+def main() -> None:
+    folder, mode, ranks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    prepare(mode)
     dequantize_packed_weights()
-
-    def make_llm(**arguments: Any) -> vllm.LLM:
-        return llm_class(**arguments | (traced if ranks == 1 else {}))
-
-    tokens = json.loads((folder / "tokens.json").read_text())
+    tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     settings = {"dtype": "float32", "max_model_len": max(map(len, tokens)) + 2, "max_num_seqs": 16}
-    sampling = vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
     found = {}
-    for name in sys.argv[3:]:
-        with (
-            mock.patch("scripts.generate.start.tensor_parallel_size", return_value=ranks),
-            mock.patch("vllm.LLM", make_llm),
-        ):
-            llm = start_engine(folder / name, settings)
-        answers = llm.generate([{"prompt_token_ids": ids} for ids in tokens], sampling, use_tqdm=False)
-        found[name] = [
-            scores[token].logprob
-            for ids, answer in zip(tokens, answers, strict=True)
-            for token, scores in zip(ids[1:], answer.prompt_logprobs[1:], strict=True)
-        ]
+    for name in sys.argv[4:]:
+        llm = start(folder / name, mode, ranks, settings)
+        found[name] = logprobs(llm, tokens)
         del llm
-        gc.collect()
-        if ranks == 1:
-            assert counters["frames"]["ok"] == counters["frames"]["total"] > 0
-            assert not counters["graph_break"]
-            torch.compiler.reset()  # what was traced for one model must not serve the next
+        stop(mode)
     print(json.dumps(found))
 
 

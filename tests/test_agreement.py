@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.reference import load_reference
 from scripts.fakequant.settings import read_settings, write_settings
@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.tiny import SHAPES, random_model, solved, trained
 
 QUANTIZERS = yaml.safe_load((ROOT / "config/quantizers.yaml").read_text())
-SCHEMES = {
+ALL = {
     f"{quantizer}/{scheme}": entry.get("defaults", {}) | settings
     for quantizer, entry in QUANTIZERS.items()
     for scheme, settings in entry["schemes"].items()
@@ -38,7 +38,7 @@ SCHEMES = {
 # The paper's have the same code, but row groups and corpora for its models.
 SCHEMES = {
     name: settings
-    for name, settings in SCHEMES.items()
+    for name, settings in ALL.items()
     if settings.get("row_groups", 2) == 2 and settings.get("corpus", "plain") in {"plain", "reasoning"}
 }
 SERVED = [name for name, settings in SCHEMES.items() if settings.keys() & {"activation_bits", "kv_bits"}]
@@ -58,51 +58,61 @@ ONE_EACH = [f"{q}/w4a4kv4" for q in ("rtn", "quarot", "flatquant", "mxfp4")] + [
 PACKED = ["awq/w4g32-packed", "gptq/w4g32-packed"]
 
 
-def quantized(folder: Path, model: PreTrainedModel, schemes: list[str], *, learned: bool = False) -> None:
-    """Checkpoints of the model, `folder/{quantizer}/{scheme}`, made by the quantizers' own mains.
+def save(folder: Path, model: PreTrainedModel) -> None:
+    """What quantizers need: `folder/model` and a calibration text."""
+    model.save_pretrained(folder / "model")
+    build_tokenizer().save_pretrained(folder / "model")
+    pq.write_table(pa.table({"input_ids": CALIBRATION}), folder / "calibration.parquet")
+
+
+def quantize(folder: Path, scheme: str, *, learned: bool = False) -> None:
+    """The checkpoint `folder/{quantizer}/{scheme}` of `folder/model`, made by the quantizer's own main.
 
     Where something is to be `learned`, it takes as long as its scheme says, else an epoch.
     """
-    model.save_pretrained(folder / "model")
-    build_tokenizer().save_pretrained(folder / "model")
-    calibration = folder / "calibration.parquet"
-    pq.write_table(pa.table({"input_ids": CALIBRATION}), calibration)
+    settings = (ALL | EXACT)[scheme]
+    if "epochs" in settings and not learned:
+        # What is learned need not be good; nine heads have three groups; and with another seed a value of the token
+        # that begins all sequences may lie on the edge between two of the grid.
+        heads = AutoConfig.from_pretrained(folder / "model").num_attention_heads
+        row_groups = math.gcd(heads, 6) if heads % settings["row_groups"] else settings["row_groups"]
+        settings = settings | {"epochs": 1, "row_groups": row_groups, "seed": 10}
+    module = import_module(f"scripts.quantize.{scheme.split('/', maxsplit=1)[0]}")
+    main = inspect.unwrap(module.main.registered_commands[0].callback)  # without record and store
+    named = {"calibration": [folder / "calibration.parquet"]} if "corpus" in settings else {}
+    target = folder / scheme
+    target.parent.mkdir(exist_ok=True)
+    made = {"model": folder / "model", "checkpoint": target, "manifest": target.with_suffix(".json")}
+    with tempfile.TemporaryDirectory() as parts, keeping(Path(parts)):
+        main(**made, settings=settings, **named)
+
+
+def quantized(folder: Path, model: PreTrainedModel, schemes: list[str], *, learned: bool = False) -> None:
+    """Checkpoints of the model."""
+    save(folder, model)
     for scheme in schemes:
-        settings = (SCHEMES | EXACT)[scheme]
-        if "epochs" in settings and not learned:
-            # What is learned need not be good; nine heads have three groups; and with another seed a value of the
-            # token that begins all sequences may lie on the edge between two of the grid.
-            row_groups = math.gcd(model.config.num_attention_heads, 6)
-            settings = settings | {"epochs": 1, "row_groups": row_groups, "seed": 10}
-        module = import_module(f"scripts.quantize.{scheme.split('/')[0]}")
-        main = inspect.unwrap(module.main.registered_commands[0].callback)  # without record and store
-        named = {"calibration": [calibration]} if "corpus" in settings else {}
-        target = folder / scheme
-        target.parent.mkdir(exist_ok=True)
-        made = {"model": folder / "model", "checkpoint": target, "manifest": target.with_suffix(".json")}
-        with tempfile.TemporaryDirectory() as parts, keeping(Path(parts)):
-            main(**made, settings=settings, **named)
+        quantize(folder, scheme, learned=learned)
 
 
-def reference(checkpoint: Path, *, rounded: bool = True) -> torch.Tensor:
+def reference(checkpoint: Path, *, rounded: bool = True, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Log-probability of every token but the first, by the model in memory; or without what is rounded online."""
     if rounded:
-        model = load_reference(checkpoint, torch.float32)
+        model = load_reference(checkpoint, dtype)
     else:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     found = []
     for ids in EVALUATION:
         with torch.no_grad():
-            scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            scores = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
         found.append(scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])])
     return torch.cat(found)
 
 
 def served(folder: Path, names: list[str], ranks: int) -> dict[str, torch.Tensor]:
-    """The same from vLLM, in a process of its own."""
+    """The same from vLLM, in a process of its own: traced on one rank, eager on two."""
     (folder / "tokens.json").write_text(json.dumps(EVALUATION))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.serve", str(folder), str(ranks), *names],
+        [sys.executable, "-m", "tests.serve", str(folder), "traced" if ranks == 1 else "eager", str(ranks), *names],
         cwd=ROOT, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

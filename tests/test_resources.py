@@ -48,40 +48,40 @@ def test_gpus_of_the_eight_models(model: str, position: int, gpu_gb: int):
     cache = 2 * facts["layers"] * max(facts["kv_heads"], gpus) * facts["head_dim"] * 2 * TOKENS
     assert (2 * facts["parameters"] + 4 * cache + 4e9 * gpus) / 1e9 <= 0.9 * gpus * gpu_gb
     assert facts["heads"] % gpus == 0
-    assert quantize_gpus(facts, {"bits": 4}, CORPUS, gpu_gb) == 1
+    assert quantize_gpus(facts, "gptq", {"bits": 4}, CORPUS, gpu_gb) == 1
 
 
 def test_only_weights_have_a_hessian_and_only_what_calibrates_keeps_layers():
     facts = MODELS["r1-llama-70b"]
-    with pytest.raises(UserError, match=r"9\.9 GB for the Hessian"):
-        quantize_gpus(facts, {"bits": 4}, CORPUS, 20)
-    assert quantize_gpus(facts, {"kv_bits": 4}, CORPUS, 20) == 1
+    with pytest.raises(UserError, match=r"19\.7 GB for the Hessian"):
+        quantize_gpus(facts, "quarot", {"bits": 4}, CORPUS, 20)
+    assert quantize_gpus(facts, "kvquant", {"kv_bits": 4}, CORPUS, 20) == 1
     assert disk_mb(facts, {"corpus": "plain"}) - 100 == pytest.approx(2 * (disk_mb(facts, {}) - 100), abs=2)
 
 
 def test_what_is_not_calibrated_asks_for_no_gpu():
     """Round to nearest, MXFP4, QuaRot's cache, and linking the baseline: the CPU does them."""
     config = load(yaml.safe_load((ROOT / "config/paper.yaml").read_text(encoding="utf-8")), ["config/paper.yaml"])
-    gpus = {s: quantize_gpus(*config.calibrated(m, s), 80) for m, s in config.cells("paper")}
+    gpus = {s: quantize_gpus(*config.quantizing(m, s), 80) for m, s in config.cells("paper")}
     assert {s for s, count in gpus.items() if not count} == {
         "none/full",
         "quarot/kv4",
         "quarot/kv3",
         "mxfp4/w4a4kv4-r8",
     }
-    assert quantize_gpu_minutes(MODELS["r1-llama-70b"], {"bits": 4}, None) == 0
-    assert quantize_minutes(MODELS["r1-llama-70b"], {"bits": 4}, None) == 60
+    assert quantize_gpu_minutes(MODELS["r1-llama-70b"], "rtn", {"bits": 4}, None) == 0
+    assert quantize_minutes(MODELS["r1-llama-70b"], "rtn", {"bits": 4}, None) == 60
 
 
 def test_learning_has_estimates_of_its_own():
     """It took 3.5 to 5.3 hours for the 1.5B model; the batch of one GPU of 80 GB holds the 70B model's layer."""
     small, large = MODELS["r1-qwen-1.5b"], MODELS["r1-llama-70b"]
-    assert quantize_minutes(small, FLATQUANT, CORPUS | {"length": 4096}) > 5.3 * 60
-    twice = quantize_gpu_minutes(small, FLATQUANT | {"epochs": 30}, CORPUS)
-    assert twice == 2 * quantize_gpu_minutes(small, FLATQUANT, CORPUS)
-    assert quantize_gpus(large, FLATQUANT, CORPUS, 80) == 1
+    assert quantize_minutes(small, "flatquant", FLATQUANT, CORPUS | {"length": 4096}) > 5.3 * 60
+    twice = quantize_gpu_minutes(small, "flatquant", FLATQUANT | {"epochs": 30}, CORPUS)
+    assert twice == 2 * quantize_gpu_minutes(small, "flatquant", FLATQUANT, CORPUS)
+    assert quantize_gpus(large, "flatquant", FLATQUANT, CORPUS, 80) == 1
     with pytest.raises(UserError, match=r"27\.3 GB for a layer .* 17\.1 GB for a batch"):
-        quantize_gpus(large, FLATQUANT, CORPUS, 40)
+        quantize_gpus(large, "flatquant", FLATQUANT, CORPUS, 40)
 
 
 @pytest.mark.parametrize("shape", [(256, 1024, 2, 64), (512, 1024, 2, 256)])
@@ -92,7 +92,7 @@ def test_what_learning_holds_is_what_it_is_estimated_to_hold(shape: tuple[int, i
         "parameters": parameters, "layers": 1, "dtype": "bfloat16", "hidden_size": hidden,
         "intermediate_size": intermediate,
     }  # fmt: skip
-    layer, work, _ = quantize_gb(model, SETTINGS, {"sequences": SETTINGS["batch_size"], "length": length})
+    layer, work, _ = quantize_gb(model, "flatquant", SETTINGS, {"sequences": SETTINGS["batch_size"], "length": length})
     assert layer + work == pytest.approx(most / 1e9, rel=0.1)
 
 

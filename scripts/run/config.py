@@ -52,10 +52,11 @@ class Config:
         blocks = self.studies[study]["grid"]
         return [(model, scheme) for block in blocks for model in block["models"] for scheme in block["schemes"]]
 
-    def calibrated(self, model: str, scheme: str) -> tuple[dict, dict, dict | None]:
-        """A model, a scheme and the corpus that it is calibrated on, if it is."""
+    def quantizing(self, model: str, scheme: str) -> tuple[dict, str, dict, dict | None]:
+        """A model, a scheme's quantizer and settings, and the corpus that it is calibrated on, if it is."""
         settings = self.schemes[scheme]
-        return self.models[model], settings, self.corpora[settings["corpus"]] if "corpus" in settings else None
+        corpus = self.corpora[settings["corpus"]] if "corpus" in settings else None
+        return self.models[model], scheme.split("/", maxsplit=1)[0], settings, corpus
 
     def suite_of(self, benchmark: str) -> str:
         return next(name for name, suite in self.suites.items() if benchmark in suite["benchmarks"])
@@ -293,7 +294,7 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
             )
     try:
         check_geometry(scheme, config.schemes[scheme], facts)
-        quantize_gpus(*config.calibrated(model, scheme), config.gpu_memory_gb)
+        quantize_gpus(*config.quantizing(model, scheme), config.gpu_memory_gb)
         for suite in suites:
             asked = scheme if suite in config.studies[study]["suites"] else BASELINE  # own reasoning
             limit = config.suites[suite]["max_model_len"]

@@ -49,7 +49,7 @@ def estimate(config: Config) -> dict[str, tuple[int, float, float]]:
         "datasets": (len(datasets), 0, sum(x["bytes"] for x in datasets) / 1e9),
         "quantize": (
             len(checkpoints),
-            sum(quantize_gpu_minutes(*config.calibrated(m, s)) for m, s in checkpoints) / 60,
+            sum(quantize_gpu_minutes(*config.quantizing(m, s)) for m, s in checkpoints) / 60,
             sum(sizes),
         ),
         "generate": (len(generated), minutes / 60, size),

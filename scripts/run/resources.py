@@ -15,6 +15,8 @@ PROCESS_MB = 4000  # an interpreter with torch and vLLM
 # A 7B model answers the study's five benchmarks in 100 GPU minutes per 3 seeds (tests/bench/simulate.py).
 MINUTES_PER_BILLION = 100 / 7.6 / 5 / 3  # and benchmark and seed, at 32,768 tokens
 SLACK = 4
+SHARD_GB = 5  # of a checkpoint that is written (scripts/quantize/_rewrite.py)
+ROUNDED_BYTES = 24  # by weight of a matrix that is rounded in float32
 # FlatQuant's peak while it learns a layer in float32, in bytes: by parameter of the layer, and by token and channel of
 # either width (tests/bench/learning.py).
 LEARNED_BYTES, HIDDEN_BYTES, INTERMEDIATE_BYTES = 31, 91, 47
@@ -76,20 +78,26 @@ def generate_gpus(model: dict, scheme: dict, tokens: int, gpu_gb: int) -> int:
     )
 
 
-def quantize_gb(model: dict, scheme: dict, corpus: dict) -> tuple[float, float, float]:
-    """What a GPU holds at once of a scheme that is calibrated: a layer, what is worked out for it, and its inputs."""
+def quantize_gb(model: dict, quantizer: str, scheme: dict, corpus: dict) -> tuple[float, float, float]:
+    """What a GPU holds at once of a scheme that is calibrated: a layer, what is worked out for it, and its inputs.
+
+    `make check-sizes` prints the sum, and the host's, beside the peaks of layers of the real widths.
+    """
     hidden, intermediate = model["hidden_size"], model["intermediate_size"]
     parameters = weight_gb(model) / _bytes(model) / model["layers"]  # of a layer, in billions
     calibration = 2 * corpus["sequences"] * corpus["length"] * hidden * _bytes(model) / 1e9
-    if "epochs" in scheme:  # FlatQuant, which learns
+    if quantizer == "flatquant":
         tokens = scheme["batch_size"] * corpus["length"]
         work = tokens * (HIDDEN_BYTES * hidden + INTERMEDIATE_BYTES * intermediate) / 1e9
         return LEARNED_BYTES * parameters, work, calibration
-    hessian = intermediate**2 * 4 / 1e9
-    return 4 * parameters, 3 * hessian if "bits" in scheme else 0, calibration
+    if quantizer == "kvquant":
+        return _bytes(model) * parameters, 0, calibration
+    if quantizer == "awq":
+        return 4 * parameters, ROUNDED_BYTES * hidden * intermediate / 1e9, calibration
+    return 4 * parameters, (2 if quantizer == "gptq" else 6) * 4 * intermediate**2 / 1e9, calibration
 
 
-def quantize_gpus(model: dict, scheme: dict, corpus: dict | None, gpu_gb: int) -> int:
+def quantize_gpus(model: dict, quantizer: str, scheme: dict, corpus: dict | None, gpu_gb: int) -> int:
     """One GPU, which holds one layer at a time, for a scheme that is calibrated; the others never touch one.
 
     Args:
@@ -100,14 +108,14 @@ def quantize_gpus(model: dict, scheme: dict, corpus: dict | None, gpu_gb: int) -
     """
     if corpus is None:
         return 0
-    layer, work, calibration = quantize_gb(model, scheme, corpus)
+    layer, work, calibration = quantize_gb(model, quantizer, scheme, corpus)
     need = layer + work + calibration + ENGINE_GB
     if need > gpu_gb:
-        of = "a batch that it learns from" if "epochs" in scheme else "the Hessian of down_proj and its inverse"
+        of = {"flatquant": "a batch that it learns from", "awq": "rounding its largest matrix"}
         raise UserError(
-            f"needs {layer:.1f} GB for a layer in float32 + {work:.1f} GB for {of} + {calibration:.1f} GB for "
-            f"calibration + {ENGINE_GB} GB = {need:.1f} GB on one GPU of {gpu_gb} GB: raise gpu_memory_gb, or leave "
-            "this cell out"
+            f"needs {layer:.1f} GB for a layer + {work:.1f} GB for "
+            f"{of.get(quantizer, 'the Hessian of down_proj and its inverse')} + {calibration:.1f} GB for calibration + "
+            f"{ENGINE_GB} GB = {need:.1f} GB on one GPU of {gpu_gb} GB: raise gpu_memory_gb, or leave this cell out"
         )
     return 1
 
@@ -123,8 +131,19 @@ def generate_mb(model: dict, gpus: int) -> int:
 
 
 def weights_mb(model: dict) -> int:
-    """Host memory of what reads a model and writes another: the weights twice."""
+    """Host memory of what checks a model, and stores it: the weights twice."""
     return int(PROCESS_MB + 2000 * weight_gb(model))
+
+
+def quantize_mb(model: dict, quantizer: str, scheme: dict, corpus: dict | None) -> int:
+    """Host memory: the model and a layer's inputs and outputs, or without calibration a shard and a matrix in work."""
+    if corpus is None:
+        matrix = ROUNDED_BYTES * model["hidden_size"] * model["intermediate_size"] / 1e9
+        return int(PROCESS_MB + 1000 * (min(SHARD_GB, weight_gb(model)) + matrix))
+    layer, work, calibration = quantize_gb(model, quantizer, scheme, corpus)
+    without_gpu = layer + work  # what a GPU would hold otherwise
+    kept = 3 if quantizer == "flatquant" else 1  # it keeps its targets, in float32
+    return int(PROCESS_MB + 1000 * (weight_gb(model) + kept * calibration + without_gpu))
 
 
 def disk_mb(model: dict, scheme: dict) -> int:
@@ -144,20 +163,20 @@ def generate_minutes(model: dict, scheme: dict, suite: dict, gpus: int) -> int:
     return 60 + int(SLACK * generate_gpu_minutes(model, scheme, suite) / gpus)
 
 
-def quantize_gpu_minutes(model: dict, scheme: dict, corpus: dict | None) -> float:
+def quantize_gpu_minutes(model: dict, quantizer: str, scheme: dict, corpus: dict | None) -> float:
     """Of a checkpoint; none where nothing is calibrated."""
     if corpus is None:
         return 0
-    if "epochs" not in scheme:
+    if quantizer != "flatquant":
         return 30 * model["parameters"] / 1e9 / SLACK
     tokens = scheme["epochs"] * corpus["sequences"] * corpus["length"]
     return LEARNING_MINUTES * tokens * model["layers"] * (model["hidden_size"] + model["intermediate_size"])
 
 
-def quantize_minutes(model: dict, scheme: dict, corpus: dict | None) -> int:
+def quantize_minutes(model: dict, quantizer: str, scheme: dict, corpus: dict | None) -> int:
     """Time limit of a checkpoint. One core rounds the weights of a 70B model in five minutes, without a GPU.
 
     Learning has no slack: partitions have limits too, and the next attempt goes on with the next layer.
     """
-    slack = 1 if "epochs" in scheme else SLACK
-    return 60 + int(slack * quantize_gpu_minutes(model, scheme, corpus))
+    slack = 1 if quantizer == "flatquant" else SLACK
+    return 60 + int(slack * quantize_gpu_minutes(model, quantizer, scheme, corpus))
