@@ -176,3 +176,16 @@ def test_groups_of_keys_and_values_never_cross_heads():
         for x, y in zip(before, after, strict=True):
             assert torch.equal(x[:, 0], y[:, 0])
             assert torch.equal(x[:, 1, :128], y[:, 1, :128]) == (head_dim == 256)
+
+
+@pytest.mark.parametrize(("bits", "outliers", "ratio"), [(8, False, 1.04), (8, True, 1.0), (4, False, 1.0)])
+def test_a_grid_in_bfloat16_has_the_larger_error_that_is_stated(bits: int, outliers: bool, ratio: float):
+    """The study's order of operations, each of which rounds to bfloat16."""
+    x = torch.randn(512, 3584, generator=torch.Generator().manual_seed(0))
+    x = (x * torch.where(torch.arange(3584) % 500 == 0, 60.0, 1.0) if outliers else x).bfloat16()
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / (2**bits - 1)
+    zero = (-low / scale).round()
+    theirs = ((x / scale).round() + zero).clamp(0, 2**bits - 1).sub(zero) * scale
+    errors = [(found.float() - x.float()).square().mean().sqrt() for found in (theirs, round_tokens(x, bits))]
+    assert errors[0] / errors[1] == pytest.approx(ratio, abs=0.01)

@@ -55,7 +55,9 @@ def round_tokens(
 ) -> torch.Tensor:
     """Fake-quantize each token's channels, in groups that have a grid of their own: `(..., n)`, in x's dtype.
 
-    The grid is computed in float32, whatever the dtype of `x`. A tensor of clips is `(groups, 2)`, or `(1, 2)`.
+    The grid is computed in float32, whatever the dtype of `x`. The study computes it in bfloat16, and its errors are
+    larger: at 8 bits 1.04 times (root mean square) for normal values, less where channels stand out; the same at 4
+    bits. A tensor of clips is `(groups, 2)`, or `(1, 2)`.
     """
     groups = grouped(x.float(), group_size)
     scale, zero = (symmetric_grid if symmetric else asymmetric_grid)(groups, bits, clip)
