@@ -121,6 +121,8 @@ def test_packed_tests_come_out_as_they_went_in(text: str, protocol: int):
 BAD_ROWS = {
     "no JSON": "{",
     "no problem": "[]",
+    "a line that is cut": json.dumps(code_problem("x", DOUBLE))[:-40],
+    "no line": "",
     "a column less": json.dumps({"question_id": "x"}),
     "a test that is no text": json.dumps(code_problem("x", [{"input": 1, "output": "1"}])),
     "tests that are none": json.dumps(code_problem("x", [], private_test_cases="[1]")),
@@ -162,6 +164,19 @@ def test_a_problem_with_tests_of_one_kind_is_asked(files: Path):
 def test_two_problems_of_one_id_are_refused(files: Path):
     (files / "test5.jsonl").write_text(json.dumps(code_problem("double", ADD, "add")) + "\n")
     with pytest.raises(UserError, match=r"test5\.jsonl: line 1 .*double is there already"):
+        list(read_problems([files]))
+
+
+def test_other_encodings_are_refused(files: Path):
+    problem = json.dumps(code_problem("café", DOUBLE), ensure_ascii=False)
+    (files / "test5.jsonl").write_bytes(b"\n".join([problem.encode(), problem.encode("latin-1")]))
+    with pytest.raises(UserError, match=r"test5\.jsonl: line 2 is not .*UnicodeDecodeError.*0xe9.*fetch it anew"):
+        list(read_problems([files]))
+
+
+def test_an_empty_file_is_refused(files: Path):
+    (files / "test5.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"test5\.jsonl is empty: delete it and fetch it anew"):
         list(read_problems([files]))
 
 

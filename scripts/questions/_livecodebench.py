@@ -59,10 +59,11 @@ def read_problems(folders: list[Path]) -> Iterator[Problem]:
             raise UserError(
                 f"no {name} in {', '.join(map(str, folders))}: fetch livecodebench/code_generation_lite anew"
             )
-        with path.open(encoding="utf-8") as stream:
+        number = 0
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
-                    problem = _problem(json.loads(line))
+                    problem = _problem(json.loads(line.decode()))
                     if problem.id in seen:
                         raise ValueError(f"{problem.id} is there already")
                     seen.add(problem.id)
@@ -72,6 +73,8 @@ def read_problems(folders: list[Path]) -> Iterator[Problem]:
                         "delete the file and fetch it anew"
                     ) from None
                 yield problem
+        if not number:
+            raise UserError(f"{path} is empty: delete it and fetch it anew")
 
 
 def _problem(row: dict) -> Problem:

@@ -9,7 +9,7 @@ from scripts.questions._table import write_questions
 from scripts.rows import read_folder
 from scripts.run.stage import Inputs, Output, stage
 
-COLUMNS = ["unique_id", "problem", "answer", "level", "subject"]
+COLUMNS = ["unique_id", "problem", "answer", "subject"]
 
 
 @stage
@@ -24,7 +24,7 @@ def main(output: Output, datasets: Inputs) -> None:
             "expected_tokens": 4500,
         }
         for folder in datasets
-        for row in read_folder(folder, COLUMNS)
+        for row in read_folder(folder, COLUMNS, numbers=["level"], unique="unique_id")
     ]
     write_questions(output, "math500", rows)
 
