@@ -52,11 +52,15 @@ def read_folder(
         unique: one in which no value may stand twice, in whatever file.
 
     Raises:
-        UserError: a file cannot be read or has no rows; a column is missing, a value of another kind or there already.
+        UserError: there is no file; one cannot be read or has no rows; a column is missing, a value of another kind or
+            there already.
     """
     kinds: dict[str, type | tuple] = dict.fromkeys(columns, str) | dict.fromkeys(numbers or [], (str, int, float))
     seen: dict[str, str] = {}
-    for path in data_files(folder):
+    paths = data_files(folder)
+    if not paths:
+        raise UserError(f"{folder}: no files in it: take the dataset anew")
+    for path in paths:
         place = None
         for place, row in _rows(path, [*kinds, *(optional or [])]):
             for column, kind in kinds.items():

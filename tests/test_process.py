@@ -163,6 +163,15 @@ PROGRAMS = {
         thread.start()
         thread.join()
     """,
+    "a stack without limit": """
+        import resource
+        from functools import cache
+        sys.setrecursionlimit(10 ** 6)
+        resource.setrlimit(resource.RLIMIT_STACK, (resource.getrlimit(resource.RLIMIT_STACK)[1],) * 2)
+        @cache
+        def f(n): return n and 1 + f(n - 1)
+        print(total(open(0).read()) + f(40000) - 40000)
+    """,
     "cache": """
         from functools import cache
         @cache

@@ -170,6 +170,14 @@ def test_an_empty_field_is_refused(name: str):
         gpqa.question(row)
 
 
+@pytest.mark.parametrize("name", ["problem", "answer"])
+def test_an_empty_problem_or_answer_is_refused(name: str):
+    row = {"unique_id": "test/algebra/2.json", "problem": "Find $x$.", "answer": "1", "level": 5, "subject": "Algebra"}
+    assert math500.question(row)["gold"] == "1"
+    with pytest.raises(UserError, match=f"MATH-500 test/algebra/2.json: '{name}' is empty"):
+        math500.question(row | {name: " "})
+
+
 GOOD = {"id": 1, "problem": "Find $x$.", "answer": "33"}
 BAD_LINES = {
     "a broken line": (lines(GOOD) + '{"id": 2, "problem": }\n', "line 2: no JSON .*: correct it"),
@@ -256,6 +264,11 @@ def test_bad_compression_is_refused(tmp_path: Path):
 def test_rows_that_cannot_be_counted_are_refused(tmp_path: Path, name: str, content: bytes):
     with pytest.raises(UserError, match=name):
         count_rows(put(tmp_path, name, content) / name)
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"files: no files in it"):
+        aime120.questions(put(tmp_path, ".snakemake_timestamp", ""))
 
 
 STAGES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -53,15 +53,17 @@ STAR_IMPORTS = [
 
 
 def limit(seconds: int) -> None:
-    """Set limits that hold for this process and each of its children; none can be raised again."""
+    """Set limits that hold for this process and each of its children; but for the stack's none can be raised again."""
     for kind, value in [
         (resource.RLIMIT_AS, ADDRESS_SPACE),
-        (resource.RLIMIT_STACK, STACK),
         (resource.RLIMIT_FSIZE, OUTPUT_LIMIT),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ]:
         resource.setrlimit(kind, (value, value))
+    # Programs that recurse deeply raise it themselves, up to what the machine allows; memory is bounded anyway.
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK if hard == resource.RLIM_INFINITY else min(STACK, hard), hard))
     # Beyond the first a signal says that time is up, beyond the second nothing can be caught.
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.setrecursionlimit(50000)  # this and the next as LiveCodeBench
