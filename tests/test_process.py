@@ -4,6 +4,8 @@ import textwrap
 
 import pytest
 
+from scripts.run.imports import DISTRIBUTIONS, package_versions
+from scripts.score import _packages
 from scripts.score._code import Trial, attempt
 from scripts.score._sandbox import Outcome, Sandbox
 
@@ -280,3 +282,8 @@ def test_functions_of_a_module_that_is_found():
                 return len(divisors(Pair(n).n))
     """
     assert attempt(textwrap.dedent(program), "f", [("12", "6"), ("13", "2")]) == Trial(True, "ok")
+
+
+def test_the_rules_know_the_version_of_every_package():
+    known = package_versions("scripts.score.livecodebench")
+    assert {DISTRIBUTIONS.get(name, [name])[0] for name in _packages.NAMES} == set(known)
