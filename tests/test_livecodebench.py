@@ -17,7 +17,8 @@ from scripts.manifest import write_manifest
 from scripts.questions._livecodebench import pickled_string, read_problems, unpacked
 from scripts.questions.livecodebench import question
 from scripts.run.errors import UserError
-from scripts.score._code import extract, same_text, same_value
+from scripts.score._code import attempt, extract, same_text, same_value
+from scripts.score.livecodebench import try_all
 from scripts.table import read_rows
 from tests.conftest import TINY_STUDY, Copy
 from tests.fixtures import ADD, DOUBLE, code_problem, packed
@@ -120,6 +121,8 @@ def test_packed_tests_come_out_as_they_went_in(text: str, protocol: int):
 BAD_ROWS = {
     "no JSON": "{",
     "no problem": "[]",
+    "a line that is cut": json.dumps(code_problem("x", DOUBLE))[:-40],
+    "no line": "",
     "a column less": json.dumps({"question_id": "x"}),
     "a test that is no text": json.dumps(code_problem("x", [{"input": 1, "output": "1"}])),
     "tests that are none": json.dumps(code_problem("x", [], private_test_cases="[1]")),
@@ -127,6 +130,54 @@ BAD_ROWS = {
     "a bad pickle": json.dumps(code_problem("x", DOUBLE, private_test_cases=BAD_PACKING["a pickle that runs"][0])),
     "nesting": "[" * 10**5,
 }
+
+
+NO_TESTS = {
+    "empty lists": {"public_test_cases": "[]", "private_test_cases": "[]"},
+    "empty lists, packed": {"public_test_cases": " [ ] ", "private_test_cases": packed("[]")},
+}
+
+
+@pytest.mark.parametrize("case", NO_TESTS)
+@pytest.mark.parametrize("function", [None, "add"])
+def test_a_problem_without_tests_is_refused_by_name(files: Path, case: str, function: str | None):
+    """Where it is asked and, had it come in since, where it is judged."""
+    digest = next(iter(read_problems([files]))).digest
+    problem = code_problem("abc_301_g", DOUBLE, function, **NO_TESTS[case])
+    (files / "test5.jsonl").write_text(json.dumps(problem) + "\n")
+    words = r"test5\.jsonl: line 1 .*abc_301_g has no tests.*fetch it anew"
+    with pytest.raises(UserError, match=words):
+        list(read_problems([files]))
+    with pytest.raises(UserError, match=words):
+        try_all({digest: {"print(1)"}}, [files], unsafe=True)
+    with pytest.raises(UserError, match="without tests"):
+        attempt("print(1", function or "", [])
+
+
+def test_a_problem_with_tests_of_one_kind_is_asked(files: Path):
+    for private, public in (("[]", json.dumps(DOUBLE)), (packed(json.dumps(DOUBLE)), "[]")):
+        problem = code_problem("x", DOUBLE, private_test_cases=private, public_test_cases=public)
+        (files / "test5.jsonl").write_text(json.dumps(problem) + "\n")
+        assert [len(problem.tests) for problem in read_problems([files])] == [4, 4]
+
+
+def test_two_problems_of_one_id_are_refused(files: Path):
+    (files / "test5.jsonl").write_text(json.dumps(code_problem("double", ADD, "add")) + "\n")
+    with pytest.raises(UserError, match=r"test5\.jsonl: line 1 .*double is there already"):
+        list(read_problems([files]))
+
+
+def test_other_encodings_are_refused(files: Path):
+    problem = json.dumps(code_problem("café", DOUBLE), ensure_ascii=False)
+    (files / "test5.jsonl").write_bytes(b"\n".join([problem.encode(), problem.encode("latin-1")]))
+    with pytest.raises(UserError, match=r"test5\.jsonl: line 2 is not .*UnicodeDecodeError.*0xe9.*fetch it anew"):
+        list(read_problems([files]))
+
+
+def test_an_empty_file_is_refused(files: Path):
+    (files / "test5.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"test5\.jsonl is empty: delete it and fetch it anew"):
+        list(read_problems([files]))
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)

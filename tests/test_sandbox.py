@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scripts.run.errors import UserError
-from scripts.score import _sandbox
+from scripts.score import _packages, _sandbox
 from scripts.score._code import Trial, attempt
 from scripts.score._sandbox import Outcome, Sandbox, check
 from tests.conftest import ROOT
@@ -126,6 +126,10 @@ REFUSED = {
     "writing to /dev/shm": f"open('/dev/shm/{MARKER}', 'w')",
     "writing to the interpreter": "open(os.__file__, 'a')",
     "writing to the driver": "open('/driver.py', 'a')",
+    "writing to itself": "open(__file__, 'a')",
+    "writing to a package": "import scipy\n    open(scipy.__file__, 'a')",
+    "a file beside a package": f"open('/packages/{MARKER}', 'w')",
+    "another package": "os.listdir('/packages/torch')",
     "writing to the running interpreter": "open(os.path.realpath(sys.executable), 'r+b')",
     "a link to a place outside": f"os.symlink('/etc', '/tmp/{MARKER}')",
     "a folder": f"os.mkdir('/tmp/{MARKER}')",
@@ -245,12 +249,13 @@ def test_a_server_on_this_machine_sees_no_connection():
 
 
 def test_a_program_finds_nothing_but_python():
-    folders = ("/", "/tmp", "/dev", "/packages")  # noqa: S108 - inside
+    folders = ("/", "/tmp", "/dev", "/dev/fd", "/packages")  # noqa: S108 - inside
     program = f"import os\nprint(os.environ, *[name for folder in {folders} for name in os.listdir(folder)])"
     environment, _, names = output_of(program).decode().partition("}) ")
     assert HIDDEN not in environment
     allowed = {"bin", "lib", "lib32", "lib64", "sbin", "usr", "etc", "tmp", "dev", "driver.py", "packages"}
-    allowed |= {"numpy", "numpy.libs", "null", "urandom", Path(sys.base_prefix).parts[1]}
+    allowed |= {"null", "urandom", "stdin", "stdout", "stderr", "fd", "0", "1", "2", Path(sys.base_prefix).parts[1]}
+    allowed |= {*_packages.NAMES, "numpy.libs", "scipy.libs", "program.py"}
     assert {"usr", "driver.py"} <= set(names.split()) <= allowed
 
 

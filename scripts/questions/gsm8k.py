@@ -4,23 +4,40 @@ Prompt: the problem, a blank line, "Please reason step by step, and put your fin
 Source: openai/gsm8k, main, on the hub. Licence: MIT.
 """
 
+import re
+
 from scripts.questions._prompt import ask_boxed
 from scripts.questions._table import write_questions
 from scripts.rows import read_folder
 from scripts.run.errors import UserError
 from scripts.run.stage import Inputs, Output, stage
 
+# All 8,792 published answers are integers, with or without commas between thousands; copies may have more around them.
+NUMBER = re.compile(
+    r"(?P<sign>-?)\s*[$€£]?\s*(?P<sign_behind>-?)"
+    r"(?P<digits>[0-9]{1,3}(,[0-9]{3})+|[0-9]+)(?P<rest>\.[0-9]+)?\s*%?\.?"
+)
 
-def gold(answer: str) -> str:
-    """The number behind `####`, without the commas between thousands.
+
+def gold(answer: str, name: str = "") -> str:
+    """The number behind `####`, without currency, per cent, a full stop or the commas between thousands.
+
+    Args:
+        name: of the question, for the message.
 
     Raises:
-        UserError: there is no `####`.
+        UserError: there is no `####`, or no number behind it.
     """
-    _, mark, number = answer.rpartition("####")
+    _, mark, stated = answer.rpartition("####")
     if not mark:
-        raise UserError(f"GSM8K: no '####' in the answer {answer!r}: not the dataset expected")
-    return number.strip().replace(",", "")
+        raise UserError(f"GSM8K {name}: no '####' in the answer {answer!r}: not the dataset expected")
+    number = NUMBER.fullmatch(stated.strip())
+    if number is None or (number["sign"] and number["sign_behind"]):
+        raise UserError(
+            f"GSM8K {name}: {stated.strip()!r} behind '####' in the answer {answer!r} is no number: correct it"
+        )
+    digits = number["digits"].replace(",", "")
+    return f"{number['sign']}{number['sign_behind']}{digits}{number['rest'] or ''}"
 
 
 @stage
@@ -33,7 +50,7 @@ def main(output: Output, datasets: Inputs) -> None:
             {
                 "id": str(index),
                 "messages": ask_boxed(row["question"]),
-                "gold": gold(row["answer"]),
+                "gold": gold(row["answer"], str(index)),
                 "level": "",
                 "subject": "",
                 "expected_tokens": 1500,

@@ -7,24 +7,36 @@ Source: HuggingFaceH4/MATH-500 on the hub. Licence: MATH is MIT.
 from scripts.questions._prompt import ask_boxed
 from scripts.questions._table import write_questions
 from scripts.rows import read_folder
+from scripts.run.errors import UserError
 from scripts.run.stage import Inputs, Output, stage
 
-COLUMNS = ["unique_id", "problem", "answer", "level", "subject"]
+COLUMNS = ["unique_id", "problem", "answer", "subject"]
+
+
+def question(row: dict) -> dict:
+    """Row of the questions' file.
+
+    Raises:
+        UserError: the problem or its answer is empty.
+    """
+    if empty := [name for name in ("problem", "answer") if not row[name].strip()]:
+        raise UserError(f"MATH-500 {row['unique_id']}: {empty[0]!r} is empty: take the file of the stated revision")
+    return {
+        "id": row["unique_id"],
+        "messages": ask_boxed(row["problem"]),
+        "gold": row["answer"],
+        "level": str(row["level"]),
+        "subject": row["subject"],
+        "expected_tokens": 4500,
+    }
 
 
 @stage
 def main(output: Output, datasets: Inputs) -> None:
     rows = [
-        {
-            "id": row["unique_id"],
-            "messages": ask_boxed(row["problem"]),
-            "gold": row["answer"],
-            "level": str(row["level"]),
-            "subject": row["subject"],
-            "expected_tokens": 4500,
-        }
+        question(row)
         for folder in datasets
-        for row in read_folder(folder, COLUMNS)
+        for row in read_folder(folder, COLUMNS, numbers=["level"], unique="unique_id")
     ]
     write_questions(output, "math500", rows)
 

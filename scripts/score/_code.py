@@ -1,20 +1,26 @@
 """Programs that a model wrote: finding them in an output, and judging what they print or return."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
 
-from scripts.score._sandbox import Outcome, Sandbox
+from scripts.run.errors import UserError
+from scripts.score._sandbox import MachineFullError, Outcome, Sandbox
 
 WORD = re.compile(r"\S+")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """`status` is ok where every output could be compared, else why one could not (see `Outcome`)."""
+    """`status` is ok where every output could be compared, else why one could not (see `Outcome`).
+
+    It is error where the machine had no process for the program, and nothing is known of it.
+    """
 
     passed: bool
     status: str
@@ -32,13 +38,22 @@ def attempt(source: str, function: str, tests: list[tuple[str, str]], seconds: i
     """Run a program on the inputs of (input, right output) pairs, up to the first that it fails.
 
     6 seconds are the published limit for each test.
+
+    Raises:
+        UserError: there are no tests, which every program would pass.
     """
+    if not tests:
+        raise UserError("a problem without tests, which every program would pass: make the questions anew")
     same = same_value if function else same_text
-    with Sandbox(source, function, seconds, unsafe) as sandbox:
-        for given, expected in tests:
-            outcome: Outcome = sandbox.run(given.encode(errors="surrogatepass"))
-            if outcome.status != "ok" or not same(outcome.output, expected):
-                return Trial(False, outcome.status)
+    try:
+        with Sandbox(source, function, seconds, unsafe) as sandbox:
+            for given, expected in tests:
+                outcome: Outcome = sandbox.run(given.encode(errors="surrogatepass"))
+                if outcome.status != "ok" or not same(outcome.output, expected):
+                    return Trial(False, outcome.status)
+    except MachineFullError as error:
+        log.warning("a program was not judged, which counts as wrong (status error): %s", error)
+        return Trial(False, "error")
     return Trial(True, "ok")
 
 

@@ -4,27 +4,45 @@ Nothing here judges. The caller holds the clock and the right answers; it sends 
 read from and one to write to, and is told how the process ended. A program that takes over this process gains no more
 than the right to fail.
 
-python _driver.py SOCKET PROGRAM FILTER SECONDS [FUNCTION], the first three as numbers of open files
+A program finds what `python program.py` would give it: its own `__main__`, name and arguments, `quit` and `exit`,
+standard input and output by their names in /dev, and an end at which threads are awaited, `atexit` is heard and open
+files are written out. LiveCodeBench's own harness runs programs as functions and fails those that need one of these;
+contests' judges pass them.
+
+python _driver.py SOCKET FILTER PROGRAM SECONDS [FUNCTION], the first two as numbers of open files
 """
 
+import builtins
 import ctypes
+import errno
+import io
 import json
 import os
 import resource
 import signal
+import site
 import socket
 import sys
-import threading
-from types import CodeType
+import time
+from collections.abc import Callable
+from types import CodeType, ModuleType
 from typing import Any
 
 ADDRESS_SPACE = 4 << 30  # stacks of threads are reserved, not used: what is really used, the caller bounds
 STACK = 8 << 20  # whatever the shell's limit is: deep recursion must not depend on it
 OPEN_FILES = 64
 OUTPUT_LIMIT = 32 << 20  # bytes; several times the longest right answer
-STARTED, COMPILED, NOT_COMPILED = b"started", b"compiled", b"not compiled"
+STARTED, COMPILED, NOT_COMPILED, NOT_FORKED = b"started", b"compiled", b"not compiled", b"not forked"
+FORK_WAITS = [0.1, 0.4, 1, 0]  # seconds behind each attempt; the machine may be full for a moment
 FAILED, OUT_OF_MEMORY = 1, 2  # exit codes
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
+
+# Elsewhere these names lead into /proc, which is not here.
+STANDARD = {
+    path: number
+    for number, name in enumerate(("stdin", "stdout", "stderr"))
+    for path in (f"/dev/{name}", f"/dev/fd/{number}")
+}
 
 # What LiveCodeBench (MIT; lcb_runner/evaluation/testing_util.py) puts before every program, in its order: later
 # modules hide names of earlier ones, `builtins` brings back those that must not change.
@@ -35,15 +53,17 @@ STAR_IMPORTS = [
 
 
 def limit(seconds: int) -> None:
-    """Set limits that hold for this process and each of its children; none can be raised again."""
+    """Set limits that hold for this process and each of its children; but for the stack's none can be raised again."""
     for kind, value in [
         (resource.RLIMIT_AS, ADDRESS_SPACE),
-        (resource.RLIMIT_STACK, STACK),
         (resource.RLIMIT_FSIZE, OUTPUT_LIMIT),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ]:
         resource.setrlimit(kind, (value, value))
+    # Programs that recurse deeply raise it themselves, up to what the machine allows; memory is bounded anyway.
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK if hard == resource.RLIM_INFINITY else min(STACK, hard), hard))
     # Beyond the first a signal says that time is up, beyond the second nothing can be caught.
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.setrecursionlimit(50000)  # this and the next as LiveCodeBench
@@ -66,14 +86,65 @@ def refuse_calls(instructions: bytes) -> None:
         raise OSError(ctypes.get_errno(), "no filter of system calls")
 
 
-def prelude() -> dict[str, Any]:
-    """The names that a program finds defined."""
-    names: dict[str, Any] = {}
-    for module in STAR_IMPORTS:
-        exec(f"from {module} import *", names)  # noqa: S102 - a fixed list
-    for module in STAR_IMPORTS[:-2]:
-        exec(f"import {module}", names)  # noqa: S102
-    return names
+def open_standard_files_by_name() -> None:
+    """Let Python open `STANDARD` as the files 0, 1 and 2 of the process, the first from its beginning.
+
+    Opened so, standard output is never cut: neither is a pipe of a judge.
+    """
+    open_file, open_stream = os.open, io.open
+
+    def opened(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        name = os.fsdecode(path)
+        if name not in STANDARD:
+            return open_file(path, flags, mode, dir_fd=dir_fd)
+        file = os.dup(STANDARD[name])
+        if STANDARD[name] == 0:
+            os.lseek(file, 0, os.SEEK_SET)
+        return file
+
+    def stream(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Callable[[Any, int], int] | None = None,
+    ) -> Any:
+        opener = opener or (lambda path, flags: opened(path, flags, 0o666))
+        return open_stream(file, mode, buffering, encoding, errors, newline, closefd, opener)
+
+    os.open = opened
+    builtins.open = io.open = stream
+
+
+def script(path: str, name: str) -> dict[str, Any]:
+    """The names that a program finds defined, which are those of a module `name` of its own."""
+    sys.argv[:] = [path]  # the same list, which the prelude has by its name, too
+    site.setquit()
+    module = sys.modules[name] = ModuleType(name)
+    for star in STAR_IMPORTS:
+        exec(f"from {star} import *", module.__dict__)  # noqa: S102 - a fixed list
+    for plain in STAR_IMPORTS[:-2]:
+        exec(f"import {plain}", module.__dict__)  # noqa: S102
+    for builtin in vars(builtins):  # found there, as always: also at the end, and if the program replaces one there
+        if not builtin.startswith("_"):
+            module.__dict__.pop(builtin, None)
+    module.__dict__.update(__file__=path, __builtins__=builtins)
+    return module.__dict__
+
+
+def fork() -> int | None:
+    """As os.fork; None: the machine had no process to give, now and a while later."""
+    for wait in FORK_WAITS:
+        try:
+            return os.fork()
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.ENOMEM}:
+                raise
+            time.sleep(wait)
+    return None
 
 
 def run(program: CodeType, names: dict[str, Any], function: str, result: int) -> int:
@@ -89,9 +160,6 @@ def run(program: CodeType, names: dict[str, Any], function: str, result: int) ->
             value = getattr(owner, function)(*arguments) if owner is not None else names[function](*arguments)
             with open(result, "w", encoding="utf-8") as stream:
                 stream.write(json.dumps(value, default=lambda scalar: scalar.item()))  # numpy's numbers
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
     except SystemExit:
         pass  # programs end by exit() as they please
     except MemoryError:
@@ -99,31 +167,33 @@ def run(program: CodeType, names: dict[str, Any], function: str, result: int) ->
     except BaseException:  # noqa: BLE001
         return FAILED
     try:
-        sys.stdout.flush()
+        if not getattr(sys.stdout, "closed", False):
+            sys.stdout.flush()
     except Exception:  # noqa: BLE001
         return FAILED
     return 0
 
 
-def main(control: socket.socket, source: int, call_filter: int, seconds: int, function: str) -> None:
+def main(control: socket.socket, call_filter: int, path: str, seconds: int, function: str) -> None:
     limit(seconds)
     with open(call_filter, "rb") as stream:
         instructions = stream.read()
     control.send(STARTED)
     try:
-        with open(source, "rb") as stream:
-            program = compile(stream.read(), "program.py", "exec", dont_inherit=True)
+        with open(path, "rb") as stream:  # noqa: PTH123 - importing pathlib takes time
+            program = compile(stream.read(), path, "exec", dont_inherit=True)
     except Exception:  # noqa: BLE001 - syntax, encoding, nesting, memory
         control.send(NOT_COMPILED)
         return
-    names = prelude() | {"__name__": "solution" if function else "__main__"}
+    open_standard_files_by_name()
+    names = script(path, "solution" if function else "__main__")
     null = os.open(os.devnull, os.O_RDWR)
     control.send(COMPILED)
     while True:
         message, files, *_ = socket.recv_fds(control, 1, 2)
         if not message:
             return
-        child = os.fork()
+        child = fork()
         if child == 0:
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # too much output ends the program, as too much time does
             control.close()
@@ -131,13 +201,16 @@ def main(control: socket.socket, source: int, call_filter: int, seconds: int, fu
             os.dup2(null if function else files[1], 1)
             os.dup2(null, 2)
             refuse_calls(instructions)
-            os._exit(run(program, names, function, files[1]))
+            # The interpreter ends as always: here it awaits threads, calls `atexit` and writes out what is open.
+            raise SystemExit(run(program, names, function, files[1]))
         for file in files:
             os.close(file)
+        if child is None:
+            control.send(NOT_FORKED)
+            continue
         _, status = os.waitpid(child, 0)
         control.send(os.waitstatus_to_exitcode(status).to_bytes(4, "little", signed=True))
 
 
 if __name__ == "__main__":
-    first, *numbers = map(int, sys.argv[1:5])
-    main(socket.socket(fileno=first), *numbers, function="".join(sys.argv[5:]))
+    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), "".join(sys.argv[5:]))

@@ -1,7 +1,10 @@
 """Scores of `livecodebench`: a program is right if it passes all public and private tests, run in a sandbox.
 
 Reading, running and comparing follow LiveCodeBench (arXiv 2403.07974, lcb_runner/evaluation/testing_util.py), except
-that each test starts the program anew and that nested tuples count as lists, too.
+that each test starts the program anew, as a script with a process of its own, and that nested tuples count as lists,
+too. A program that needs such a process (`quit`, /dev/stdin, `atexit`, a file left open: see `_driver.py`) passes the
+contest's judge and fails the published harness, which runs it as a function. Both verdicts come from one run: here
+`correct`, too, follows the judge.
 """
 
 import logging
