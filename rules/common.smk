@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
+from scripts.report import FIGURES, TABLES, TABLES_OF_SAMPLES
 from scripts.run.config import load
 from scripts.run.errors import UserError
 from scripts.run import resources as sizes
@@ -301,9 +302,6 @@ def score_options(wildcards):
 
 # report
 
-TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
-TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings", "paper"]
-FIGURES = ["pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds"]
 PAGES = ["index.html", "explorer/manifest.json", *(f"figures/{name}.svg" for name in FIGURES)]
 
 

@@ -122,7 +122,7 @@ def test_tables_say_what_made_them_and_nothing_timed(built: Copy):
         if path.suffix == ".parquet":
             metadata = pq.read_schema(path).metadata
             made_by = json.loads(metadata[b"made_by"])
-            assert made_by.keys() == {"code", "parameters", "inputs"}
+            assert made_by.keys() == {"code", "parameters", "inputs", "chain"}
             assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in made_by.values())
             assert all(field.metadata[b"meaning"] for field in pq.read_schema(path)), path
 

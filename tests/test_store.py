@@ -295,7 +295,7 @@ def test_stats_verify_gc_and_import(moved: Copy, tmp_path: Path):
     truncate(segments(moved.root / "results/store/samples")[0])
     damaged = command(moved, "verify")
     assert damaged.returncode == 1
-    assert "is damaged (truncated or altered); set aside" in damaged.stdout
+    assert "is damaged (truncated, altered, or of another form); set aside" in damaged.stdout
     assert "segments adopted" in command(moved, "import", str(other)).stdout
     assert f"in all: {total:,} samples" in command(moved, "stats").stdout
     assert command(moved, "verify").returncode == 0

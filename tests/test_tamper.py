@@ -217,7 +217,7 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
         ALTERED,
         record_of(COPY),
     ),
-    "a record cut off": (lambda: write(record_of(SCORES), b'{"schema": 2, '), ALTERED, record_of(SCORES)),
+    "a record cut off": (lambda: write(record_of(SCORES), b'{"schema": 3, '), ALTERED, record_of(SCORES)),
     "a record of another form": (
         lambda: edit_json(record_of(SCORES), lambda r: r.update(schema=1)),
         ALTERED,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -43,16 +44,23 @@ def verify(
     ] = None,
     quick: Annotated[bool, typer.Option(help="Trust files whose size and time are as when last read.")] = False,
     judge: Annotated[bool, typer.Option(help="Judge every output again, too.")] = False,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Judge without a sandbox what was judged without one.")
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="Print every cause, not just the first.")] = False,
 ) -> None:
     """Say what was altered since it was made; exit 1 if anything was."""
     results = read_results(RESULTS)
     names = [record_of(results, path)[0] for path in artifacts or []]
+    if judge:
+        allow_unsafe(unsafe_code, "--judge", results.records.values())
     causes = verifying.verify(results, quick, judge, names)
     for cause in causes if every else causes[:1]:
         print(printable(cause))
     if causes[1:] and not every:
         print(f"and {len(causes) - 1:,} more (--all)")
+    for note in verifying.notes(results):
+        print(f"note: {printable(note)}")
     raise typer.Exit(1 if causes else 0)
 
 
@@ -93,9 +101,13 @@ def reproduce(
     where: Annotated[str, typer.Option(help="Chooses one row.")],
     plan: Annotated[bool, typer.Option(help="Only print what would be run.")] = False,
     cores: Annotated[str, typer.Option(help="For snakemake.")] = "all",
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Judge without a sandbox what was judged without one.")
+    ] = False,
 ) -> None:
     """Rebuild one row in a fresh folder and compare; exit 1 if it differs."""
     results = read_results(RESULTS)
+    allow_unsafe(unsafe_code, "reproduce", results.records.values())
     name, row = reproducing.prepare(results, table, where, folder)
     for change in reproducing.changed_packages(results, name):
         print(f"other package than recorded: {change}")
@@ -110,6 +122,21 @@ def reproduce(
     if any(recorded != rebuilt for recorded, rebuilt in values.values()):
         print(f'see why: python -m scripts.audit diff {table} {folder / name} --where "{where}"')
         raise typer.Exit(1)
+
+
+def allow_unsafe(allowed: bool, what: str, records: Iterable[dict]) -> None:
+    """Only who audits says that programs may run without a sandbox; the results may be anybody's.
+
+    Raises:
+        UserError: something was judged so, and it was not allowed.
+    """
+    for record in records:
+        settings = record["parameters"].get("settings")
+        if not allowed and isinstance(settings, dict) and settings.get("unsafe_code"):
+            raise UserError(
+                f"{min(record['outputs'])} was judged without a sandbox (unsafe_code), and {what} would run its "
+                "programs so on this machine: add --unsafe-code if you trust every one of them"
+            )
 
 
 if __name__ == "__main__":

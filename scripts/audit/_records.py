@@ -1,6 +1,7 @@
 """Records as an auditor reads them: which there are, what each says, and what an artifact goes back to."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from glob import glob
@@ -13,7 +14,10 @@ import pyarrow.parquet as pq
 from scripts.run.errors import UserError
 from scripts.run.record import SCHEMA
 
-FIELDS = {"schema", "rule", "module", "outputs", "inputs", "code", "sha256"}  # without which it is no record
+# Without which it is no record.
+FIELDS = {"schema": int, "rule": str, "module": str, "sha256": str}
+FIELDS |= dict.fromkeys(("outputs", "inputs", "chain", "code", "parameters", "wildcards", "lock", "frame"), dict)
+HARMLESS = re.compile(r"\.(snakemake_timestamp|DS_Store|nfs\w+)")  # what other programs leave in a folder
 STAGES = ("models", "datasets", "questions", "calibrate", "quantize", "generate", "score", "report")  # as data flows
 BASELINE = {"quantizer": "none", "scheme": "full"}
 
@@ -46,8 +50,8 @@ def read_results(folder: Path) -> Results:
         # Unlike Path.glob this follows symlinks: a folder may lie on a larger disk.
         for below in sorted(glob(f"{stage}/**", root_dir=folder, recursive=True, include_hidden=True)):  # noqa: PTH207
             path, name = folder / below, f"results/{below}"
-            if path.name.startswith(".") or not path.is_file():
-                continue
+            if not path.is_file() and not (path.is_symlink() and not path.exists()):
+                continue  # but a link that leads nowhere is a file that is not there
             if path.name != "record.json" and not path.name.endswith(".record.json"):
                 found.append(name)
             elif record := _read(path):
@@ -62,10 +66,18 @@ def read_results(folder: Path) -> Results:
 
 def _read(path: Path) -> dict | None:
     """A record of this version of the project, else None."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) != len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record["schema"] == SCHEMA and record.keys() >= FIELDS else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        whole = record["schema"] == SCHEMA and all(isinstance(record[key], kind) for key, kind in FIELDS.items())
+        digests = [value for key in ("outputs", "inputs", "chain", "code", "frame") for value in record[key].values()]
+        return record if whole and record["outputs"] and all(isinstance(x, str) for x in digests) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

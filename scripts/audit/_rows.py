@@ -1,20 +1,17 @@
 """Do rows follow from what they were made of? Samples from the store, scores from samples, tables made again."""
 
 import contextlib
-import importlib
-import inspect
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
-import typer
 
 from scripts.audit._causes import ALTERED, MISSING, Cause, progress
+from scripts.audit._making import arguments
 from scripts.audit._records import Results
-from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, read_segment, segments
+from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, differing, read_segment, segments
 from scripts.run.record import again
 from scripts.table import read_rows
 
@@ -41,9 +38,14 @@ def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:
     kept: dict[str, dict] = {}
     for segment in segments(results.path(str(folder))):
         if (table := read_segment(segment)) is None:
-            yield Cause(ALTERED, str(segment), "its content does not have the SHA-256 that is its name")
+            yield Cause(
+                ALTERED, str(segment), "its content does not have the SHA-256 that is its name, or not its form"
+            )
         else:
-            kept |= {row["sample"]: row for row in table.to_pylist() if row["sample"] in rows}
+            found = [row for row in table.to_pylist() if row["sample"] in rows]
+            if twin := differing(kept, found):
+                yield Cause(ALTERED, str(segment), twin)
+            kept |= {row["sample"]: row for row in found}
     if lacking := rows.keys() - kept.keys():
         yield Cause(MISSING, str(folder), f"{len(lacking):,} samples of {name}, {min(lacking)[:16]}… among them")
     for sample in kept:
@@ -81,32 +83,12 @@ def _recomputed(results: Results, record: dict) -> Iterator[Cause]:
 
 
 def _run_again(record: dict, folder: Path) -> dict[str, Path]:
-    """Run the stage of a record in this process, its outputs below `folder`; where each lies, by name.
-
-    Raises:
-        ValueError: what the record says was run does not make tables or scores, or not the outputs that it names.
-    """
-    if not record["module"].startswith(("scripts.report.", "scripts.score.")):
-        raise ValueError(f"{record['module']} makes no tables")
-    app = importlib.import_module(record["module"]).main
-    arguments = record["command"][record["command"].index(record["module"]) + 1 :]
-    parsed = typer.main.get_command(app).make_context(record["module"], arguments).params
-    made = {}
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [moved(part) for part in value]
-        if not isinstance(value, Path) or str(value) not in record["outputs"]:
-            return value
-        made[str(value)] = folder / value
-        made[str(value)].parent.mkdir(parents=True, exist_ok=True)
-        return made[str(value)]
-
-    parsed = {key: moved(value) for key, value in parsed.items()}
-    if made.keys() != record["outputs"].keys():
-        raise ValueError("its command names other outputs")
+    """Run the stage that makes such an artifact in this process, its outputs below `folder`; where each lies."""
+    main, named, made = arguments(record, folder)
+    for path in made.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
     with again(record), contextlib.redirect_stdout(sys.stderr):
-        inspect.unwrap(app.registered_commands[0].callback)(**parsed)
+        main(**named)
     return made
 
 

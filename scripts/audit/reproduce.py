@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from scripts.audit._making import wrong
 from scripts.audit._records import BASELINE, Results, lineage, record_of, select
 from scripts.run.errors import UserError
 from scripts.run.files import sha256
@@ -39,6 +40,9 @@ def prepare(results: Results, table: Path, where: str, folder: Path) -> tuple[st
     if folder.exists():
         raise UserError(f"{folder} exists; name another place, or remove it")
     records = [results.artifacts[artifact] for artifact in lineage(results, name, rows)]
+    for one in records:
+        if why := wrong(one):
+            raise UserError(f"{min(one['outputs'])}: its record {why}: see `verify`")
     _place_code(records, folder)
     config = configuration(records, rows[0], record["wildcards"]["study"])
     (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

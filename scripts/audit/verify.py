@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from scripts.audit._causes import ALTERED, CHANGED, MISSING, NO_RECORD, OTHER_CODE, Cause, progress
-from scripts.audit._records import Results, in_order, is_source, lineage
+from scripts.audit._making import place, wrong
+from scripts.audit._records import HARMLESS, STAGES, Results, in_order, is_source, lineage
 from scripts.audit._rows import wrong_rows
 from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
-from scripts.run.record import made_by, record_path, self_digest
+from scripts.run.record import chained, made_by, record_path, self_digest
 
 VERIFIED = ".verified.json"  # in the results folder: digest, size and time of each file as last read
 
@@ -47,10 +48,12 @@ def _made_as_recorded(results: Results, quick: bool, wanted: set[str], *, everyt
         expected |= _expected(results, record) if wanted & record["outputs"].keys() else {}
         if self_digest(record) != record["sha256"]:
             causes.append(Cause(ALTERED, name, "its content does not have the digest that it states"))
-        elif name not in {str(record_path(Path(output))) for output in record["outputs"]}:
+        elif why := wrong(record):
+            causes.append(Cause(ALTERED, name, why))
+        elif name != place(record):
             causes.append(Cause(ALTERED, name, f"is the record of {', '.join(record['outputs'])}"))
     causes += [Cause(ALTERED, name, "is no record of this version of the project") for name in results.unreadable]
-    causes += _unaccounted(results, expected) if everything else []
+    causes += [*_unaccounted(results, expected), *_gone(results)] if everything else []
     sources = {source for name in wanted for source in results.artifacts[name]["inputs"]} - results.artifacts.keys()
     found = _digests(results, [*expected, *sources], quick)
     for name, digest in expected.items():
@@ -92,11 +95,29 @@ def _unaccounted(results: Results, expected: dict[str, str]) -> list[Cause]:
     whole = tuple(folder for folder in folders if any(file.startswith(folder) for file in expected))
     causes = []
     for name in {name for files in results.files.values() for name in files} - expected.keys():
+        if HARMLESS.fullmatch(Path(name).name):
+            continue
         if name.startswith(whole):
             causes.append(Cause(ALTERED, name, "has come to the folder since its manifest was written"))
-        else:
+        elif not Path(name).name.startswith("."):
             causes += _without_record(results, name)
     return causes
+
+
+def _gone(results: Results) -> Iterator[Cause]:
+    """What was made, as the times tell that snakemake keeps of each job, and is not there any more, record and all."""
+    of_reports = {"index": "index.html", "headline": "summary.md", "figures": "figures/pareto.svg"}
+    folders = {"models": "checkpoint", "quantize": "checkpoint", "datasets": "files"}
+    for stage in STAGES:
+        for path in sorted((results.folder / "timings" / stage).rglob("*.tsv")):
+            job = path.relative_to(results.folder / "timings").with_suffix("")
+            name = f"results/{job}/{folders[stage]}" if stage in folders else f"results/{job}.parquet"
+            if stage == "report" and job.name == "explorer":
+                name = f"results/{job}/files"
+            elif stage == "report" and job.name in of_reports:
+                name = f"results/{job.parent / of_reports[job.name]}"
+            if name not in results.artifacts and not results.path(name).exists():
+                yield Cause(MISSING, name, f"it was made ({path}); if it was deleted on purpose, delete that, too")
 
 
 def _without_record(results: Results, name: str) -> list[Cause]:
@@ -173,7 +194,7 @@ def _code(results: Results, name: str) -> Iterator[Cause]:
 
 def _inputs(results: Results, name: str, found: dict[str, str | None]) -> list[Cause]:
     """Inputs of an artifact that were made anew, or have gone, since."""
-    causes = []
+    causes, chain = [], results.artifacts[name]["chain"]
     for source, digest in results.artifacts[name]["inputs"].items():
         now = results.artifacts[source]["outputs"][source] if source in results.artifacts else found[source]
         if source not in results.artifacts and not is_source(results, source) and results.path(source).exists():
@@ -182,7 +203,23 @@ def _inputs(results: Results, name: str, found: dict[str, str | None]) -> list[C
             causes.append(Cause(MISSING, source, f"{name} was made from it"))
         elif now != digest:
             causes.append(Cause(CHANGED, name, f"{source} had the SHA-256 {digest[:16]}…, now {now[:16]}…"))
+        elif source in results.artifacts and chain.get(source) != chained(results.artifacts[source]):
+            why = f"what it says of its making is not what it said when {name} was made from it"
+            causes.append(Cause(ALTERED, place(results.artifacts[source]), why))
     return causes
+
+
+def notes(results: Results) -> Iterator[str]:
+    """Files that plan and run the stages, and locks, that are not what artifacts were made with: they make no row."""
+    with_another: dict[str, int] = {}
+    for record in results.records.values():
+        lock = {record["lock"].get("path"): record["lock"].get("sha256")}
+        for name, digest in (record["frame"] | lock).items():
+            file = Path(str(name))
+            if not file.is_file() or sha256(file) != digest:
+                with_another[str(name)] = with_another.get(str(name), 0) + 1
+    for name, count in sorted(with_another.items()):
+        yield f"{name} is not what {count:,} of {len(results.records):,} records say it was"
 
 
 def _told(results: Results, name: str) -> Iterator[Cause]:

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.progress import Progress
 
@@ -69,6 +70,9 @@ class Store:
         wanted: addresses to read; others stay on disk.
         run: what is worth knowing of this run, written into each segment's metadata.
         root: folder of all checkpoints' samples.
+
+    Raises:
+        UserError: two segments hold different samples of one address.
     """
 
     def __init__(self, checkpoint: str, wanted: set[str], run: dict, root: Path = SAMPLES) -> None:
@@ -84,6 +88,8 @@ class Store:
                 print(set_aside(segment), flush=True)
                 continue
             rows = table.filter(pc.is_in(table["sample"], pa.array(wanted, pa.string()))).to_pylist()
+            if twin := differing(self.samples, rows):
+                raise UserError(f"{segment}: {twin}: delete the wrong one and run again")
             rows = [row for row in rows if row["sample"] not in self.samples]
             if speed := json.loads(table.schema.metadata[b"run"]).get("tokens_per_second"):
                 tokens = sum(row["output_tokens"] for row in rows)
@@ -141,16 +147,35 @@ def write_segment(folder: Path, rows: list[dict], run: dict) -> Path:
 
 def segments(folder: Path) -> list[Path]:
     """Segments of a checkpoint, or of all checkpoints below the store's root, in order."""
-    return sorted(folder.rglob("*.parquet"))
+    return sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+
+
+def differing(known: dict[str, dict], rows: list[dict]) -> str | None:
+    """Which of the rows is not what is known of its address, in words; None if none is.
+
+    One address is one sample. Who finds another there cannot tell which is right: it was altered, or drawn on a machine
+    whose name it does not carry.
+    """
+    for row in rows:
+        other = known.get(row["sample"])
+        if other is not None and any(other[key] != row[key] for key in SCHEMA.names[1:]):
+            return f"its sample {row['sample'][:16]}… is not what another segment holds under that address"
+    return None
 
 
 def read_segment(segment: Path) -> pa.Table | None:
-    """A segment, None if its bytes are not those it was written with."""
+    """A segment, None if its bytes are not those it was written with, or not of its form."""
     content = segment.read_bytes()
     if hashlib.sha256(content).hexdigest() != segment.stem:
         return None
-    # By no thread but this one: another that frees the bytes while the interpreter exits aborts the process.
-    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    try:
+        # By no thread but this one: another that frees the bytes while the interpreter exits aborts the process.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        run = json.loads(table.schema.metadata[b"run"])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
+    speed = run.get("tokens_per_second", 1) if isinstance(run, dict) else None
+    return table if table.schema.equals(SCHEMA) and isinstance(speed, int | float) and speed > 0 else None
 
 
 def set_aside(segment: Path) -> str:
@@ -158,7 +183,8 @@ def set_aside(segment: Path) -> str:
     DAMAGED.mkdir(parents=True, exist_ok=True)
     target = DAMAGED / f"{segment.parent.name[:16]}.{segment.name}"
     segment.replace(target)
-    message = f"store: {segment} is damaged (truncated or altered); set aside as {target}, its samples are missing"
+    why = "is damaged (truncated, altered, or of another form)"
+    message = f"store: {segment} {why}; set aside as {target}, its samples are missing"
     log.warning(message)
     return message
 
@@ -189,14 +215,22 @@ def stats() -> None:
 
 @app.command()
 def verify() -> None:
-    """Read every segment; set damaged ones aside by name. Exit 1 if there were any."""
+    """Read every segment; set damaged ones aside by name, and name samples that differ. Exit 1 if there were any."""
     found = segments(SAMPLES)
     progress = Progress("store verify", len(found), "segments")
-    damaged = 0
+    damaged, folder, known = 0, None, {}
     for segment in found:
-        if read_segment(segment) is None:
+        if segment.parent != folder:
+            folder, known = segment.parent, {}
+        if (table := read_segment(segment)) is None:
             damaged += 1
             print(set_aside(segment))
+        else:
+            rows = table.to_pylist()
+            if twin := differing(known, rows):
+                damaged += 1
+                print(f"store: {segment}: {twin}: delete the wrong one")
+            known |= {row["sample"]: row for row in rows}
         progress.add(1)
     progress.close()
     raise typer.Exit(1 if damaged else 0)
@@ -229,19 +263,32 @@ def gc(
 def adopt(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Another results folder.")],
 ) -> None:
-    """Adopt the samples of another results folder."""
+    """Adopt the samples of another results folder; exit 1 if any are not what is held here."""
     source = folder / "store/samples"
-    adopted = 0
+    adopted = refused = 0
+    place, known = None, {}
     for segment in segments(source):
         target = SAMPLES / segment.relative_to(source)
         if target.exists():
             continue
-        if read_segment(segment) is None:
-            print(f"{segment} is damaged (truncated or altered); not adopted")
+        if target.parent != place:
+            place = target.parent
+            tables = [table for own in segments(place) if (table := read_segment(own)) is not None]
+            known = {row["sample"]: row for table in tables for row in table.to_pylist()}
+        if (table := read_segment(segment)) is None:
+            print(f"{segment} is damaged (truncated, altered, or of another form); not adopted")
+            refused += 1
             continue
+        rows = table.to_pylist()
+        if twin := differing(known, rows):
+            print(f"{segment}: {twin}; not adopted")
+            refused += 1
+            continue
+        known |= {row["sample"]: row for row in rows}
         write_atomically(target, lambda path, segment=segment: shutil.copyfile(segment, path))
         adopted += 1
-    print(f"{adopted:,} segments adopted from {source}")
+    print(f"{adopted:,} segments adopted from {source}" + (f", {refused:,} not" if refused else ""))
+    raise typer.Exit(1 if refused else 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,5 @@
+"""The tables, figures and pages of a study, by the names of their files."""
+
+TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors"]
+TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "efficiency", "findings", "paper"]
+FIGURES = ["pareto", "drops", "lengths", "truncated", "level", "solve_rate", "seeds"]

@@ -106,8 +106,12 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
     """`settings`: `suites`, `models` (name → facts) and `schemes` ("quantizer/scheme" → settings)."""
     averages = pd.read_parquet(summary)
     averages = averages[averages["benchmark"] == AVERAGE]
+    sizes = {}
+    for manifest in manifests:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"].values()
+        sizes[manifest.parts[-4:-1]] = sum(file["bytes"] for file in files)
     rows = []
-    for cell, manifest in zip(averages.itertuples(index=False), manifests, strict=True):
+    for cell in averages.itertuples(index=False):
         facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
         folder = Path("results/generate", cell.model, cell.quantizer, cell.scheme)
         paths = [folder / f"{suite}.parquet" for suite in settings["suites"]]
@@ -125,9 +129,7 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
                 "activation_bits": scheme.get("activation_bits"),
                 "kv_bits": scheme.get("kv_bits"),
                 "weight_bytes": weight_bytes,
-                "disk_bytes": sum(
-                    file["bytes"] for file in json.loads(manifest.read_text(encoding="utf-8"))["files"].values()
-                ),
+                "disk_bytes": sizes[cell.model, cell.quantizer, cell.scheme],
                 "kv_bytes": kv_size(facts, scheme, mx),
                 **timed(records),
             }

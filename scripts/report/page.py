@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 import pyarrow.parquet as pq
 import vl_convert
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from scripts.report import _charts as charts
@@ -195,7 +196,7 @@ def main(
     specs = chart_specs(frames)
     vega = "{" + vl_convert.javascript_bundle() + "}"  # a block: its names stay inside
     scripts = [vega, charts_code.read_text(encoding="utf-8"), explorer_code.read_text(encoding="utf-8")]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = ImmutableSandboxedEnvironment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(template.read_text(encoding="utf-8")).render(
         study=study,
         style=Markup(style.read_text(encoding="utf-8")),  # noqa: S704 - files of this repository

@@ -5,7 +5,8 @@ A record is written beside its artifact (`x.record.json` for `x.parquet`, `recor
 host names, its artifact not. Secrets of the environment never stand in it; with `anonymous_records: true` in the
 study's config neither do the names of user, home and host.
 
-Records chain by what a rebuild leaves as it was: inputs by the digest of their content, tables by `made_by`. What a
+Records chain by what a rebuild leaves as it was: inputs by the digest of their content, the records of inputs by that
+of what they say was made from what with which parameters (`chained`), tables by `made_by`. What a
 table tells of times and machines comes through `told`, which keeps it in the table's own record: when an artifact is
 made anew with the same content, only its own record changes, and nothing that was made from it is wrong.
 """
@@ -31,7 +32,7 @@ from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_files
 from scripts.run.unchanged import altered_files, remember
 
-SCHEMA = 2
+SCHEMA = 3
 ANONYMOUS = "ANONYMOUS_RECORDS"  # "True" where the config asks for it; set by snakemake, inherited by every job
 SECRET = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|CREDENTIAL|_KEY$")  # in the name of an environment variable
 WILDCARDS = {
@@ -51,7 +52,7 @@ _current: dict[str, Any] = {}
 def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict[str, Any]) -> None:
     """Begin the record of the artifact `outputs[0]`; a record of an earlier making is removed at once."""
     record_path(outputs[0]).unlink(missing_ok=True)
-    began, rule, wildcards = time.monotonic(), module.split(".")[1], _wildcards(outputs[0])
+    began, rule, keys = time.monotonic(), module.split(".")[1], wildcards(outputs[0])
     _current.update(
         outputs=outputs,
         started=datetime.now(UTC),
@@ -59,9 +60,10 @@ def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict
             "schema": SCHEMA,
             "rule": rule,
             "module": module,
-            "wildcards": wildcards,
+            "wildcards": keys,
             "parameters": _shown(parameters),
             "inputs": {},
+            "chain": {},
             "sources": {},
             "code": {path: sha256(Path(path)) for path in code_files(module)},
             "facts": {},
@@ -69,7 +71,7 @@ def start(module: str, inputs: list[Path], outputs: list[Path], parameters: dict
         },
     )
     if revision := parameters.get("settings", {}).get("revision"):
-        _current["record"]["sources"]["/".join([rule, *wildcards.values()])] = revision
+        _current["record"]["sources"]["/".join([rule, *keys.values()])] = revision
     add_inputs(inputs)
     _current["seconds"] = time.monotonic() - began
 
@@ -80,7 +82,9 @@ def add_inputs(paths: list[Path]) -> None:
     for path in paths:
         _current["record"]["inputs"][_shown(str(path))] = digest(path)
         if (made := record_path(path)).exists():
-            _current["record"]["sources"].update(json.loads(made.read_text(encoding="utf-8")).get("sources", {}))
+            found = json.loads(made.read_text(encoding="utf-8"))
+            _current["record"]["chain"][_shown(str(path))] = chained(found)
+            _current["record"]["sources"].update(found.get("sources", {}))
     _current["seconds"] = _current.get("seconds", 0.0) + time.monotonic() - began
 
 
@@ -131,7 +135,9 @@ def again(record: dict[str, Any]) -> Iterator[None]:
     """Let a stage's `main` run in this process as it did for `record`, so that its tables name the same making."""
     before = dict(_current)
     _current.clear()
-    _current["record"] = record | {key: dict(record.get(key, {})) for key in ("inputs", "sources", "facts", "told")}
+    _current["record"] = record | {
+        key: dict(record.get(key, {})) for key in ("inputs", "chain", "sources", "facts", "told")
+    }
     try:
         yield
     finally:
@@ -140,11 +146,21 @@ def again(record: dict[str, Any]) -> Iterator[None]:
 
 
 def made_by(record: dict[str, Any]) -> dict[str, str]:
-    """Digests of the code, parameters and inputs that a record names; nothing in them is timed."""
-    return {
-        key: hashlib.sha256(json.dumps(record[key], sort_keys=True).encode()).hexdigest()
-        for key in ("code", "parameters", "inputs")
-    }
+    """Digests of the code, parameters and inputs that a record names, and of its chain; nothing in them is timed."""
+    return {key: _digest_of(record[key]) for key in ("code", "parameters", "inputs", "chain")}
+
+
+def chained(record: dict[str, Any]) -> str:
+    """Digest of what a record says was made, by which rule, with which parameters, from what, and so on back.
+
+    Neither times nor code are in it: work that is found in the store is the same after an edit that changes nothing.
+    """
+    keys = ("rule", "module", "wildcards", "parameters", "inputs", "outputs", "chain")
+    return _digest_of({key: record.get(key) for key in keys})
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def finish() -> None:
@@ -162,6 +178,7 @@ def finish() -> None:
         "command": _shown(sys.orig_argv),
         "git": machine.git(),
         "lock": {"path": str(lock), "sha256": sha256(lock)},
+        "frame": frame(),
         "packages": packages,
         "python": platform.python_version(),
         "os": platform.platform(),
@@ -180,10 +197,15 @@ def finish() -> None:
     write_atomically(record_path(outputs[0]), lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def frame() -> dict[str, str]:
+    """Digest of each file that plans and runs the stages, which is no input of an artifact."""
+    files = [Path("Snakefile"), *Path("rules").glob("*.smk"), *Path("scripts/run").glob("*.py")]
+    return {str(path): sha256(path) for path in sorted(files)}
+
+
 def self_digest(record: dict[str, Any]) -> str:
     """What stands in a record under `sha256`: the digest of all else in it."""
-    rest = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return _digest_of({key: value for key, value in record.items() if key != "sha256"})
 
 
 def record_path(output: Path) -> Path:
@@ -255,7 +277,7 @@ def _shown(value: Any) -> Any:
     return re.sub(absolute, lambda path: "/".join("USER" if p in users else p for p in path[0].split("/")), value)
 
 
-def _wildcards(output: Path) -> dict[str, str]:
+def wildcards(output: Path) -> dict[str, str]:
     """The keys of an artifact, read from its path below `results/`: the path is the key."""
     _, rule, *values = output.with_suffix("").parts
     return dict(zip(WILDCARDS[rule], values, strict=False))

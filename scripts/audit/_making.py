@@ -1,0 +1,206 @@
+"""What made an artifact follows from its path, as rules/ have it: a record that says otherwise is wrong.
+
+A results folder may be anybody's. So nothing is ever run as a record says: module, inputs, outputs and arguments are
+those that belong to the path; only parameters are the record's own.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.report import FIGURES, TABLES, TABLES_OF_SAMPLES
+from scripts.run.record import record_path, wildcards
+
+PAPER = "resources/paper/tables.csv"
+PAGE = "scripts/report/_page"
+NAME = "[^/]+"
+Names = dict[str, str | list[str]]  # an argument of a stage's `main` → the path or paths that it is given
+
+
+@dataclass(frozen=True)
+class Making:
+    """The job that makes an artifact."""
+
+    module: str  # a pattern
+    outputs: Names  # the first one names the record
+    inputs: Names = field(default_factory=dict)  # always the same
+    others: str = "(?!)"  # pattern of inputs that the configuration chooses
+    several: str = ""  # argument that is given those
+    fixed: dict[str, str] = field(default_factory=dict)  # parameters that are no choice
+
+
+def making(name: str) -> Making:
+    """The job that makes the artifact of this name.
+
+    Raises:
+        ValueError: no rule makes it.
+    """
+    parts = Path(name).parts
+    if len(parts) < 3 or parts[0] != "results" or ".." in parts:
+        raise ValueError(f"no rule makes {name}")
+    stage, keys = parts[1], list(parts[2:])
+    folder = str(Path(name).parent)
+    pair: Names = {"checkpoint": f"{folder}/checkpoint", "manifest": f"{folder}/manifest.json"}
+    job = None
+    match stage, keys:
+        case "models", [model, ("checkpoint" | "manifest.json")]:
+            job = Making(r"scripts\.models\.\w+", pair, others=f"resources/models/{re.escape(model)}/{NAME}")
+        case "datasets", [_, ("files" | "manifest.json")]:
+            job = Making(r"scripts\.datasets", {"files": f"{folder}/files", "manifest": f"{folder}/manifest.json"})
+        case "questions", [file]:
+            job = Making(_module("questions", _stem(file)), {"output": name}, others=f"results/datasets/{NAME}/files")
+        case "calibrate", [model, file]:
+            _stem(file)
+            texts = f"results/generate/{re.escape(model)}/none/full/{NAME}\\.parquet|results/datasets/{NAME}/files"
+            checkpoint: Names = {"model": f"results/models/{model}/checkpoint"}
+            job = Making(r"scripts\.calibrate", {"output": name}, checkpoint, f"{texts}|(?!results/).+")
+        case "quantize", [model, quantizer, _, ("checkpoint" | "manifest.json")]:
+            texts = f"results/calibrate/{re.escape(model)}/{NAME}\\.parquet"
+            network: Names = {"model": f"results/models/{model}/checkpoint"}
+            job = Making(_module("quantize", quantizer), pair, network, texts)
+        case "generate", [model, quantizer, scheme, file]:
+            _stem(file)
+            own: Names = {"checkpoint": f"results/quantize/{model}/{quantizer}/{scheme}/checkpoint"}
+            questions = f"results/questions/{NAME}\\.parquet"
+            job = Making(_module("generate", "engine"), {"output": name}, own, questions)
+        case "score", [model, quantizer, scheme, file]:
+            samples = "/".join(map(re.escape, ("results/generate", model, quantizer, scheme)))
+            asked: Names = {"questions": f"results/questions/{file}"}
+            others = f"{samples}/{NAME}\\.parquet|results/datasets/{NAME}/files"
+            job = Making(_module("score", _stem(file)), {"output": name}, asked, others)
+        case "report", [study, *_]:
+            job = _of_report(name, f"results/report/{study}", "/".join(keys[1:]))
+    if job is None:
+        raise ValueError(f"no rule makes {name}")
+    return job
+
+
+def _module(stage: str, name: str) -> str:
+    return re.escape(f"scripts.{stage}.{name}")
+
+
+def _stem(file: str) -> str:
+    """Raises ValueError where the file is no table, or its name none of a module."""
+    if not (found := re.fullmatch(r"([\w-]+(?:\.[\w-]+)*)\.parquet", file)):
+        raise ValueError(f"no rule makes {file}")
+    return found[1]
+
+
+def _of_report(name: str, folder: str, file: str) -> Making | None:
+    def table(*names: str) -> Names:
+        return {each: f"{folder}/{each}.parquet" for each in names}
+
+    module, output = _module("report", file.removesuffix(".parquet")), {"output": name}
+    places = {"questions": "results/questions"}
+    questions = f"results/questions/{NAME}\\.parquet"
+    cell = f"{NAME}/{NAME}/{NAME}"
+    drawn = [f"{folder}/figures/{figure}.{form}" for figure in FIGURES for form in ("svg", "png")]
+    job = None
+    if file in {f"{each}.parquet" for each in (*TABLES_OF_SAMPLES, "ablations")}:
+        job = Making(module, output, table("samples"))
+    elif file in ("findings.parquet", "paper.parquet"):
+        job = Making(module, output, table("samples") | {"paper": PAPER})
+    elif file == "samples.parquet":
+        scores = f"results/score/{cell}/{NAME}\\.parquet"
+        job = Making(module, output, others=f"{scores}|{questions}", fixed=places | {"scores": "results/score"})
+    elif file == "efficiency.parquet":
+        job = Making(module, output, table("summary"), f"results/quantize/{cell}/manifest\\.json", "manifests")
+    elif file in ("summary.md", "summary.tex"):
+        both: Names = {"output": f"{folder}/summary.md", "tex": f"{folder}/summary.tex"}
+        job = Making(_module("report", "headline"), both, table("summary", "drops"))
+    elif file in ("explorer/files", "explorer/manifest.json"):
+        pieces: Names = {"files": f"{folder}/explorer/files", "manifest": f"{folder}/explorer/manifest.json"}
+        others, fixed = f"results/generate/{cell}/{NAME}\\.parquet|{questions}", {"generate": "results/generate"}
+        job = Making(_module("report", "explorer"), pieces, table("samples"), others, fixed=places | fixed)
+    elif file == "index.html":
+        shown: Names = {"tables": [f"{folder}/{each}.parquet" for each in TABLES]}
+        sources = {"template": "page.html", "style": "page.css", "charts_code": "charts.js"}
+        sources |= {"explorer_code": "explorer.js"}
+        job = Making(_module("report", "page"), output, {k: f"{PAGE}/{v}" for k, v in sources.items()} | shown)
+    elif name in drawn:
+        used = table("accuracy", "drops", "lengths", "difficulty", "efficiency")
+        job = Making(_module("report", "figures"), {"figures": drawn}, used)
+    return job
+
+
+def listed(names: Names) -> list[str]:
+    """All paths."""
+    return [path for value in names.values() for path in (value if isinstance(value, list) else [value])]
+
+
+def place(record: dict) -> str:
+    """Where the record of these outputs lies."""
+    return str(record_path(Path(listed(making(min(record["outputs"])).outputs)[0])))
+
+
+def wrong(record: dict) -> str | None:
+    """In which respect a record does not say what follows from the path of its artifact; None if in none."""
+    return next(_faults(record), None)
+
+
+def _faults(record: dict) -> Iterator[str]:
+    name = min(record["outputs"])
+    try:
+        job = making(name)
+    except ValueError as error:
+        yield str(error)
+        return
+    outputs, inputs, parameters = listed(job.outputs), record["inputs"], record["parameters"]
+    if record["outputs"].keys() != set(outputs):
+        yield f"names the outputs {', '.join(record['outputs'])}, not {', '.join(outputs)}"
+    keys = wildcards(Path(outputs[0]))
+    for key, value in {"rule": Path(name).parts[1], "wildcards": keys}.items():
+        if record[key] != value:
+            yield f"says {key} {record[key]!r}, where the path of its artifact says {value!r}"
+    if not re.fullmatch(job.module, record["module"]):
+        yield f"says that {record['module']} made it, which does not make such artifacts"
+    if missing := [path for path in listed(job.inputs) if path not in inputs]:
+        yield f"does not name its input {missing[0]}"
+    others = [path for path in inputs if path not in listed(job.inputs)]
+    if strange := [path for path in others if ".." in Path(path).parts or not re.fullmatch(job.others, path)]:
+        yield f"names the input {strange[0]}, which its rule does not have"
+    for key, value in (keys | job.fixed).items():
+        if parameters.get(key, value) != value:
+            yield f"says {key} {parameters[key]!r} in its parameters, where its path says {value!r}"
+    yield from _of_settings(record, others)
+
+
+def _of_settings(record: dict, others: list[str]) -> Iterator[str]:
+    """A checkpoint is calibrated on the corpus that its settings name; scores are of one file of samples."""
+    settings = record["parameters"].get("settings", {})
+    if not isinstance(settings, dict):
+        yield "has settings that are none"
+    elif record["rule"] == "quantize":
+        corpus = settings.get("corpus")
+        if others != ([f"results/calibrate/{record['wildcards']['model']}/{corpus}.parquet"] if corpus else []):
+            yield f"names beside its model {', '.join(others) or 'no input'}, but its settings name the corpus {corpus}"
+    elif record["rule"] == "score" and len([path for path in others if path.startswith("results/generate/")]) != 1:
+        yield "is not of one file of samples"
+
+
+def arguments(record: dict, folder: Path) -> tuple[Any, dict[str, Any], dict[str, Path]]:
+    """The stage's `main`, its arguments with all outputs below a folder, and where each output lies then, by name.
+
+    For tables and scores, of records in which nothing is wrong.
+    """
+    job = making(min(record["outputs"]))
+    module = importlib.import_module(record["module"])
+    main = inspect.unwrap(module.main.registered_commands[0].callback)
+    others = [path for path in record["inputs"] if path not in listed(job.inputs)]
+    found: dict[str, Any] = record["parameters"] | record["wildcards"] | job.fixed | {job.several: others}
+    if record["rule"] == "score":
+        samples = next(path for path in others if path.startswith("results/generate/"))
+        found |= {"samples": samples, "datasets": [path for path in others if path != samples]}
+    made = {path: folder / path for path in listed(job.outputs)}
+
+    def paths(value: Any) -> Any:
+        return [paths(part) for part in value] if isinstance(value, list) else made.get(value, Path(value))
+
+    names = {**job.inputs, **job.outputs}
+    several = (job.several, "samples", "datasets")
+    found |= {key: paths(value) for key, value in (found | names).items() if key in (*names, *several)}
+    return main, {key: found[key] for key in inspect.signature(main).parameters}, made
