@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
@@ -47,6 +48,13 @@ def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtyp
         f"{name}.weight_scale": scale.to(dtype).contiguous(),
         f"{name}.weight_shape": torch.tensor(weight.shape),
     }
+
+
+def packing(checkpoint: Path, settings: dict[str, Any]) -> Callable[[], None] | None:
+    """What packs the checkpoint as a scheme asks for; None where its bits are not those of packed weights."""
+    if settings["bits"] != PACKED_BITS:
+        return None
+    return lambda: add_packed(checkpoint, settings["group_size"], alone=settings.get("packed", False))
 
 
 def add_packed(checkpoint: Path, group_size: int, *, alone: bool) -> None:

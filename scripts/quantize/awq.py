@@ -19,7 +19,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
-from scripts.manifest import write_manifest
 from scripts.quantize._chunks import row_chunks
 from scripts.quantize._layers import (
     SEQUENCE,
@@ -32,10 +31,11 @@ from scripts.quantize._layers import (
     linears,
     output_error,
 )
-from scripts.quantize._packed import PACKED_BITS, add_packed
+from scripts.quantize._packed import packing
 from scripts.quantize._parameters import put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -43,6 +43,8 @@ RATIOS = 20  # exponents 0, 1/20, …, 19/20 of the mean magnitude
 SAMPLE, FINALISTS = 16, 3  # every ratio is measured on each 16th sequence, the best three on all
 GRID, SHRINK, TOKENS = 20, 0.5, 512  # clip search: steps, smallest share of the range, tokens at the least
 NOT_CLIPPED = ("q_proj", "k_proj")  # the product of queries and keys is too sensitive (the authors' code)
+# What scales are folded into, beside the weights that are rounded.
+FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.bias", "up_proj.bias"}
 
 
 def grid(groups: torch.Tensor, bits: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -238,9 +240,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     bits, group_size = settings["bits"], settings["group_size"]
     quantize_layers(network, sequences, bits, group_size, f"{manifest.parent}: scales and clips")
     save_model(network, model, checkpoint)
-    if bits == PACKED_BITS:
-        add_packed(checkpoint, group_size, alone=settings.get("packed", False))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings), FUSED, packing(checkpoint, settings))
 
 
 if __name__ == "__main__":

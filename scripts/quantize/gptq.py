@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
-from scripts.manifest import write_manifest
-from scripts.quantize._packed import PACKED_BITS, add_packed, multiples
+from scripts.quantize._packed import multiples, packing
 from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._rewrite import of_layers, rewrite_linears
 from scripts.quantize._store import Tensors, keep, part, stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -136,9 +136,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
         quantize(model, sequences, settings)
     rounded = of_layers("weight")
     rewrite_linears(model, checkpoint, lambda name, _: rounded(name))
-    if settings["bits"] == PACKED_BITS:
-        add_packed(checkpoint, settings["group_size"], alone=settings.get("packed", False))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings), pack=packing(checkpoint, settings))
 
 
 if __name__ == "__main__":
