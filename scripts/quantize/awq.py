@@ -22,6 +22,7 @@ from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.quantize._chunks import row_chunks
 from scripts.quantize._layers import (
     SEQUENCE,
+    TOO_LARGE,
     Call,
     Run,
     calls_of,
@@ -32,7 +33,7 @@ from scripts.quantize._layers import (
     output_error,
 )
 from scripts.quantize._packed import packing
-from scripts.quantize._parameters import put
+from scripts.quantize._parameters import as_stored, not_finite, put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.quantize._written import finish, uniform
@@ -172,6 +173,9 @@ def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size
 
     Returns:
         What `search_clip` gives, by the name of the linear layer.
+
+    Raises:
+        UserError: names the linear layer whose inputs, scaled, cannot be squared: no clip could be searched.
     """
     modules, groups = linears(layer), list(searches(layer))
     seen = {names: Seen(every) for names in SEQUENCE}
@@ -189,6 +193,8 @@ def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size
         fold(before, scaled, scale)
         tokens[names] /= scale
         made.clear()
+    if unsquared := [names[0] for names, x in tokens.items() if not x.square().sum().isfinite()]:
+        raise not_finite(f"{run.name}: {TOO_LARGE.format(unsquared[0])}")
     return {
         name: search_clip(modules[name].weight.data, x, bits, group_size)
         for names, x in tokens.items()
@@ -214,7 +220,7 @@ def round_layer(layer: nn.Module, limits: Tensors, bits: int, group_size: int) -
         if (limit := limits.get(path.rsplit(".", 1)[-1])) is not None:
             groups = groups.clamp(-limit, limit)
         scale, zero = grid(groups, bits, weight.dtype)
-        linear.weight.data = fake_quantize(groups, scale, zero, bits).flatten(1).to(weight.dtype)
+        linear.weight.data = as_stored(fake_quantize(groups, scale, zero, bits).flatten(1), weight.dtype)
         scales[f"{path}.scale"] = scale[..., 0].to(weight.dtype)
     return dict(layer.named_parameters()) | scales
 

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from scripts.fakequant.settings import TRANSFORMS, write_settings
 from scripts.quantize._flatquant import Call, learn, rounded_parameters, served
 from scripts.quantize._layers import Run, each_layer
-from scripts.quantize._parameters import put
+from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.quantize._written import finish, uniform
@@ -54,7 +54,12 @@ def learn_layers(
             run()
             handle.remove()
             generator = torch.Generator().manual_seed(settings["seed"] + index)
-            learned = learn(layer, calls, settings, generator)
+            try:
+                learned = learn(layer, calls, settings, generator)
+            except OverflowError as error:
+                raise not_finite(f"{label}: layer {index}: {error}") from None
+            if not learned["loss"][0].isfinite():  # before anything was learned
+                raise not_finite(f"{label}: layer {index} gives or sees what is too large to be squared")
             if not learned["loss"].isfinite().all():
                 raise UserError(f"{label}: layer {index} diverged; lower learning_rate of the scheme, {settings}")
             return learned
