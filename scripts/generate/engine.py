@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from vllm import LLM
     from vllm.v1.engine.llm_engine import LLMEngine
 
+CPU_MULTIPLE = 32  # of the sizes that vLLM's kernel for packed weights on a CPU knows
+ROUND_ACTIVATIONS = "0"  # where a CPU has AMX vLLM would round activations to 8 bits, which no scheme asked for
+
 SCHEMA = pa.schema(
     [
         *SAMPLE_COLUMNS,
@@ -51,28 +54,59 @@ def engine_identity(checkpoint: Path, settings: dict) -> dict:
 
     packages = package_versions("scripts.generate.engine")
     plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if read_settings(checkpoint) else {}
-    return plugin | {
-        "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "dtype": settings["dtype"],
-        "attention_backend": os.environ.get("VLLM_ATTENTION_BACKEND", "auto"),
-        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
-    }
+    # On a GPU the kernel follows from the device and vLLM's version.
+    packed = {"int4_w4a8": ROUND_ACTIVATIONS} if is_packed(checkpoint) and not torch.cuda.is_available() else {}
+    return (
+        plugin
+        | packed
+        | {
+            "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "dtype": settings["dtype"],
+            "attention_backend": os.environ.get("VLLM_ATTENTION_BACKEND", "auto"),
+            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
+        }
+    )
 
 
-def refuse_packed_on_cpu(checkpoint: Path) -> None:
-    """Packed weights need a kernel that vLLM has for GPUs, and not for every CPU.
+def check_packed(checkpoint: Path, settings: dict) -> None:
+    """Packed weights need a kernel, which vLLM has for GPUs and for some CPUs: there in bfloat16, for some sizes.
 
     Raises:
-        UserError: the checkpoint's weights are packed and there is no GPU.
+        UserError: the checkpoint's weights are packed, there is no GPU, and vLLM has no kernel for them here.
     """
     import torch
 
-    if is_packed(checkpoint) and not torch.cuda.is_available():
-        raise UserError(
-            f"{checkpoint}: its weights are packed, and vLLM has no kernel for them here: generate on a machine with a "
-            "GPU, or evaluate the dequantized twin, the scheme without `packed` (in config/quantizers.yaml)"
-        )
+    if not is_packed(checkpoint) or torch.cuda.is_available():
+        return
+    if settings["dtype"] != "bfloat16":
+        reason = f"vLLM's kernel for them on a CPU computes in bfloat16, the model's dtype is {settings['dtype']}"
+    elif sizes := [size for size in linear_sizes(AutoConfig.from_pretrained(checkpoint)) if size % CPU_MULTIPLE]:
+        reason = f"vLLM's kernel for them on a CPU takes multiples of {CPU_MULTIPLE}, a layer has {sizes[0]} channels"
+    elif not has_cpu_kernel():
+        reason = "vLLM has no kernel for them on this CPU (cpu_gemm_wna16, which wants AVX-512)"
+    else:
+        return
+    raise UserError(
+        f"{checkpoint}: its weights are packed, and {reason}: generate on a machine with a GPU, or evaluate the "
+        "dequantized twin, the scheme without `packed` (in config/quantizers.yaml)"
+    )
+
+
+def has_cpu_kernel() -> bool:
+    """Whether vLLM, as it was built for this CPU, multiplies by packed 4-bit weights."""
+    import torch
+    from vllm.platforms import current_platform
+
+    current_platform.import_kernels()
+    return hasattr(torch.ops._C, "cpu_gemm_wna16")
+
+
+def linear_sizes(config: PretrainedConfig) -> list[int]:
+    """Input and output channels of the linear layers of a block."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = [config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim]
+    return [config.hidden_size, config.intermediate_size, *heads]
 
 
 def start_engine(checkpoint: Path, settings: dict) -> "LLM":
@@ -95,6 +129,7 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         }
         os.environ |= defaults | os.environ
+        os.environ["VLLM_CPU_INT4_W4A8"] = ROUND_ACTIVATIONS
         config = AutoConfig.from_pretrained(checkpoint)
         limits["kv_cache_memory_bytes"] = (
             settings["max_num_seqs"] * settings["max_model_len"] * kv_bytes_per_token(config, settings["dtype"])
@@ -232,7 +267,7 @@ def main(
     suite: Parameter,
     settings: Settings,
 ) -> None:
-    refuse_packed_on_cpu(checkpoint)
+    check_packed(checkpoint, settings)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
     rows = [row for path in questions for row in read_rows(path)]
