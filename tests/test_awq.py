@@ -222,6 +222,9 @@ def test_a_packed_checkpoint_of_16_bits_loads_as_its_twin(tmp_path: Path):
 
 def test_a_packed_checkpoint_keeps_its_shards(tmp_path: Path):
     model = trained("tiny-qwen-s")
+    with torch.no_grad():
+        for linear in (m for layer in model.model.layers for m in linears(layer).values()):
+            linear.weight.copy_(torch.randint(-7, 9, linear.weight.shape))
     model.save_pretrained(tmp_path / "whole", max_shard_size="300KB")
     scales = {name: torch.ones(len(weight), 2) for name, weight in model.named_parameters() if weight.dim() == 2}
     write_packed(tmp_path / "whole", tmp_path / "packed", scales.__getitem__, 32)
