@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scripts.fakequant.settings import is_packed
-from scripts.generate import engine
+from scripts.generate import engine, packed
 from scripts.run.errors import UserError
 from tests.conftest import ROOT
 from tests.test_agreement import EVALUATION, quantized, reference
@@ -56,12 +56,12 @@ def test_stock_vllm_serves_packed_checkpoints_as_the_project_serves_their_twins(
     if not kernel:
         for name in PACKED:
             with pytest.raises(UserError, match="no kernel for them on this CPU"):
-                engine.check_packed(tmp_path / name, SETTINGS)
+                packed.check_packed(tmp_path / name, SETTINGS)
         return
     _, ours = scores("project", tmp_path, [*SCHEMES, PACKED[0]])
     full = reference(tmp_path / "model", rounded=False)
     for name, twin in zip(PACKED, SCHEMES, strict=True):
-        engine.check_packed(tmp_path / name, SETTINGS)
+        packed.check_packed(tmp_path / name, SETTINGS)
         mean, share = differ(found[name], ours[twin])
         print(f"{name}: mean {mean:.2g}, above {MOST}: {share:.2%}; of full precision", differ(found[name], full))
         assert mean <= MEAN, name
@@ -88,7 +88,7 @@ def test_packed_weights_without_a_kernel_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, kernel: bool, sizes: dict, reason: str
 ):
     """Before anything else is read, and before the engine starts."""
-    monkeypatch.setattr(engine, "has_cpu_kernel", lambda: kernel)
+    monkeypatch.setattr(packed, "has_cpu_kernel", lambda: kernel)
     write_config(tmp_path, **sizes)
     main = inspect.unwrap(engine.main.registered_commands[0].callback)
     parameters = dict.fromkeys(inspect.signature(main).parameters)
@@ -99,13 +99,13 @@ def test_packed_weights_without_a_kernel_are_refused(
 def test_what_is_computed_with_packed_weights_is_part_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """On a CPU; on a GPU, and of other weights, nothing of it is said."""
     write_config(tmp_path)
-    monkeypatch.setattr(engine, "has_cpu_kernel", lambda: True)
-    engine.check_packed(tmp_path, SETTINGS)
+    monkeypatch.setattr(packed, "has_cpu_kernel", lambda: True)
+    packed.check_packed(tmp_path, SETTINGS)
     assert engine.engine_identity(tmp_path, SETTINGS)["int4_w4a8"] == "0"
     (tmp_path / "plain").mkdir()
     write_config(tmp_path / "plain", quantization_config={})
     assert "int4_w4a8" not in engine.engine_identity(tmp_path / "plain", SETTINGS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    engine.check_packed(tmp_path, SETTINGS | {"dtype": "float16"})
+    packed.check_packed(tmp_path, SETTINGS | {"dtype": "float16"})
     assert "int4_w4a8" not in engine.engine_identity(tmp_path, SETTINGS)

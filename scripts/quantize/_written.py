@@ -72,12 +72,12 @@ def finish(
     """
     try:
         check_written(model, checkpoint, grid, fused)
+        if pack:
+            pack()
     except UserError:
         shutil.rmtree(checkpoint)
         forget_parts()
         raise
-    if pack:
-        pack()
     write_manifest(checkpoint, manifest)
 
 
