@@ -108,11 +108,11 @@ def ask(folder: Path, name: str, mode: str, ranks: int) -> dict[str, Any]:
     """Serve: log-probabilities of the evaluation's tokens, and tokens per second of answers that run at once."""
     from vllm import SamplingParams
 
-    from scripts.generate.start import refuse_packed_on_cpu
+    from scripts.generate.packed import check_packed
 
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     settings = {"dtype": facts["dtype"], "max_model_len": max(map(len, EVALUATION)) + TOKENS, "max_num_seqs": ANSWERS}
-    refuse_packed_on_cpu(folder / name)
+    check_packed(folder / name, settings)
     llm = serve.start(folder / name, mode, ranks, settings)
     try:
         found: dict[str, Any] = {"logprobs": serve.logprobs(llm, EVALUATION)}

@@ -60,7 +60,6 @@ def dequantize_packed_weights() -> None:
 def prepare(mode: str) -> None:
     """What must be in the environment before vLLM and torch are imported."""
     os.environ["TORCHDYNAMO_DISABLE"] = "1" if mode == "eager" else "0"
-    os.environ["VLLM_DISABLED_KERNELS"] = "CPUWNA16LinearKernel"
     os.environ["VLLM_DISABLE_COMPILE_CACHE"] = "1"  # else code of an earlier run could be served
 
 
@@ -114,6 +113,7 @@ def logprobs(llm: "LLM", tokens: list[list[int]]) -> list[float]:
 def main() -> None:
     folder, mode, ranks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     prepare(mode)
+    os.environ["VLLM_DISABLED_KERNELS"] = "CPUWNA16LinearKernel"
     dequantize_packed_weights()
     tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     settings = {"dtype": "float32", "max_model_len": max(map(len, tokens)) + 2, "max_num_seqs": 16}

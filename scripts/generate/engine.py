@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
+from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
-from scripts.generate.start import engine_identity, refuse_packed_on_cpu, start_engine, tensor_parallel_size
+from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
 from scripts.generate.store import Store, checkpoint_digest
 from scripts.run import record
 from scripts.run.errors import UserError
@@ -134,7 +135,7 @@ def main(
     suite: Parameter,
     settings: Settings,
 ) -> None:
-    refuse_packed_on_cpu(checkpoint)
+    check_packed(checkpoint, settings)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
     rows = [row for path in questions for row in read_rows(path)]

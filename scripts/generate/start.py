@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, PretrainedConfig
 
 from scripts.fakequant.settings import is_packed, read_settings
+from scripts.generate.packed import ROUND_ACTIVATIONS
 from scripts.run.devices import check_visible
 from scripts.run.errors import UserError
 from scripts.run.imports import code_digest, package_versions
@@ -24,13 +25,19 @@ def engine_identity(checkpoint: Path, settings: dict) -> dict:
     packages = package_versions("scripts.generate.engine")
     plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if read_settings(checkpoint) else {}
     device, attention = device_and_attention(checkpoint, settings["dtype"])
-    return plugin | {
-        "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
-        "device": device,
-        "dtype": settings["dtype"],
-        "attention_backend": attention,
-        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
-    }
+    # On a GPU the kernel follows from the device and vLLM's version.
+    packed = {"int4_w4a8": ROUND_ACTIVATIONS} if is_packed(checkpoint) and device == "cpu" else {}
+    return (
+        plugin
+        | packed
+        | {
+            "engine": {name: version for name, version in packages.items() if name.startswith("vllm")},
+            "device": device,
+            "dtype": settings["dtype"],
+            "attention_backend": attention,
+            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0"),
+        }
+    )
 
 
 def device_and_attention(checkpoint: Path, dtype: str) -> tuple[str, str]:
@@ -70,21 +77,6 @@ class Asked:
         return sorted({layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")})
 
 
-def refuse_packed_on_cpu(checkpoint: Path) -> None:
-    """Packed weights need a kernel that vLLM has for GPUs, and not for every CPU.
-
-    Raises:
-        UserError: the checkpoint's weights are packed and there is no GPU.
-    """
-    import torch
-
-    if is_packed(checkpoint) and not torch.cuda.is_available():
-        raise UserError(
-            f"{checkpoint}: its weights are packed, and vLLM has no kernel for them here: generate on a machine with a "
-            "GPU, or evaluate the dequantized twin, the scheme without `packed` (in config/quantizers.yaml)"
-        )
-
-
 def start_engine(checkpoint: Path, settings: dict) -> "LLM":
     """vLLM in this process; the KV cache holds `max_num_seqs` sequences of full length on a CPU.
 
@@ -109,6 +101,7 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         }
         os.environ |= defaults | os.environ
+        os.environ["VLLM_CPU_INT4_W4A8"] = ROUND_ACTIVATIONS
         config = AutoConfig.from_pretrained(checkpoint)
         tokens = settings["max_num_seqs"] * settings["max_model_len"]
         limits = {"kv_cache_memory_bytes": tokens * kv_bytes_per_token(config, settings["dtype"])}

@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from scripts.fakequant.kronecker import balanced, kronecker
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped, symmetric_grid
 from scripts.fakequant.settings import KV_GROUP, PLACES
-from scripts.quantize._layers import inputs_of, linears
+from scripts.quantize._layers import TOO_LARGE, inputs_of, linears
 from scripts.quantize._store import Tensors
 from scripts.quantize.smoothquant import smoothing
 
@@ -219,11 +219,17 @@ def learn(layer: nn.Module, calls: list[Call], settings: dict[str, Any], generat
 
     As published, the rounded layer sees full precision's inputs and is to give full precision's outputs. It is copied,
     and learns in float32.
+
+    Raises:
+        OverflowError: names the place whose inputs cannot be squared.
     """
     layer = copy.deepcopy(layer).float().requires_grad_(False)
     with torch.no_grad():
         targets: list[torch.Tensor] = []
         largest = magnitudes(layer, lambda: targets.extend(layer(x.float(), **named).cpu() for x, named in calls))
+        for place, seen in largest.items():
+            if not seen.square().isfinite().all():
+                raise OverflowError(TOO_LARGE.format(place))
         parameters = start(layer, largest, settings, generator)
     groups = [[x for name, x in parameters.items() if name.endswith("clip") is clips] for clips in (False, True)]
     rates = [settings["learning_rate"], settings["learning_rate"] * CLIP_RATE]

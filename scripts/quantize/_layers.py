@@ -10,13 +10,14 @@ from transformers import PreTrainedModel
 
 from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.quantize._gptq import gptq
-from scripts.quantize._parameters import not_finite, put
+from scripts.quantize._parameters import as_stored, not_finite, put
 from scripts.quantize._store import Tensors, kept
 from scripts.run.errors import UserError
 from scripts.run.progress import Progress
 
 # Linear layers that see one input, in the order in which a layer runs them.
 SEQUENCE = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+TOO_LARGE = "the inputs of {} are too large to be squared"
 
 # A call of a module: its arguments, its keyword arguments, and the tensor that it gave.
 Call = tuple[tuple, dict[str, Any], torch.Tensor]
@@ -181,12 +182,12 @@ def _quantize_layer(layer: nn.Module, run: Run, bits: int, row_groups: int) -> T
         with inputs_of(first, lambda x, hessian=hessian: hessian.addmm_(x.float().T, x.float())):
             run()
         if not hessian.isfinite().all():
-            raise not_finite(f"{run.name}: the inputs of {names[0]} are too large to be squared")
+            raise not_finite(f"{run.name}: {TOO_LARGE.format(names[0])}")
         for name in names:
             weight = modules[name].weight
             groups = row_groups if name in ROW_PARALLEL else 1
             try:
-                weight.data = gptq(weight.data, hessian, bits, groups).to(weight.dtype)
+                weight.data = as_stored(gptq(weight.data, hessian, bits, groups), weight.dtype)
             except torch.linalg.LinAlgError as error:
                 raise UserError(f"{run.name}: {name}: {error}: calibrate on more or other data") from None
     return dict(layer.named_parameters())

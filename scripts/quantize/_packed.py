@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._names import LINEAR_WEIGHT
 from scripts.quantize._rewrite import of_layers
+from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
 
 PACKED_BITS = 4
@@ -27,6 +29,15 @@ def multiples(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (weight.unflatten(1, (scale.shape[1], -1)) / scale.unsqueeze(-1)).round().nan_to_num(0)
 
 
+def product_error(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """How far a stored value may be from a multiple of a stored scale: both are off by half of their last digit.
+
+    Or by half of the smallest number of the dtype, of which a scale may have 15.
+    """
+    kind = torch.finfo(dtype)
+    return values.abs() * (kind.eps + 8 * torch.finfo(torch.float32).eps) + 2**PACKED_BITS * kind.tiny * kind.eps
+
+
 def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Tensors of a linear layer whose rounded weight is given.
 
@@ -35,18 +46,32 @@ def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtyp
         weight: `(out_features, in_features)`, in each group at most 16 neighboring multiples of the scale, 0 within.
         scale: `(out_features, groups)`.
         dtype: in which the scale is stored.
+
+    Raises:
+        UserError: the integers times the scale, as it is stored, are not the weight.
     """
-    steps = multiples(weight, scale)
+    steps, stored = multiples(weight, scale), scale.to(dtype)
     zero = -steps.amin(-1).clamp(max=0)  # any will do that makes integers from 0 to 15 of the steps
     integers = (steps + zero.unsqueeze(-1)).flatten(1)
+    given = (steps * stored.float().unsqueeze(-1)).flatten(1)
+    right = (given - weight).abs() <= 2 * product_error(weight, dtype)  # the scale may be a fit itself
+    if not right.all() or integers.amax() >= 2**PACKED_BITS:
+        raise UserError(f"{name}: its weights are not {2**PACKED_BITS} multiples of a scale in each group: not packed")
     return {
         f"{name}.weight_packed": pack_to_int32((integers - MIDDLE).to(torch.int8), PACKED_BITS),
         f"{name}.weight_zero_point": pack_to_int32(
             (zero - MIDDLE).to(torch.int8), PACKED_BITS, packed_dim=0
         ).contiguous(),
-        f"{name}.weight_scale": scale.to(dtype).contiguous(),
+        f"{name}.weight_scale": stored.contiguous(),
         f"{name}.weight_shape": torch.tensor(weight.shape),
     }
+
+
+def packing(checkpoint: Path, settings: dict[str, Any]) -> Callable[[], None] | None:
+    """What packs the checkpoint as a scheme asks for; None where its bits are not those of packed weights."""
+    if settings["bits"] != PACKED_BITS:
+        return None
+    return lambda: add_packed(checkpoint, settings["group_size"], alone=settings.get("packed", False))
 
 
 def add_packed(checkpoint: Path, group_size: int, *, alone: bool) -> None:

@@ -15,6 +15,12 @@ def put(layer: nn.Module, tensors: Tensors) -> None:
             parameters[name].copy_(tensor)
 
 
+def as_stored(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In the dtype; a level of the grid beyond its ends, by which a largest weight may be rounded, becomes the end."""
+    kind = torch.finfo(dtype)
+    return weight.clamp(kind.min, kind.max).to(dtype)
+
+
 def not_finite(what: str) -> UserError:
     return UserError(
         f"{what}: its weights, or those before it, are damaged, or the model's dtype cannot hold its activations "

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._names import LINEAR_WEIGHT
+from scripts.quantize._parameters import as_stored
 from scripts.quantize._store import part
 from scripts.run.files import write_atomically
 
@@ -32,7 +33,7 @@ def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Ten
             tensors = {name: stored.get_tensor(name) for name in names}
         for name, tensor in tensors.items():
             if LINEAR_WEIGHT.fullmatch(name):
-                tensors[name] = change(name, tensor).to(tensor.dtype).contiguous()
+                tensors[name] = as_stored(change(name, tensor), tensor.dtype).contiguous()
         write_atomically(shard, lambda path, tensors=tensors, metadata=metadata: save_file(tensors, path, metadata))
 
 

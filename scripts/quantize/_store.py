@@ -110,6 +110,12 @@ def keep(name: str, tensors: Tensors) -> None:
     written.rename(folder / f"{name}.{sha256(written)}")
 
 
+def forget_parts() -> None:
+    """Remove what was kept of the checkpoint that is being made: it is not to be trusted."""
+    if _parts.get() is not None:
+        shutil.rmtree(_parts.get(), ignore_errors=True)
+
+
 def is_whole(entry: Path) -> bool:
     """Does the store hold this checkpoint? A damaged one is named and removed."""
     if not (entry / "manifest.json").exists():

@@ -19,10 +19,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
-from scripts.manifest import write_manifest
 from scripts.quantize._chunks import row_chunks
 from scripts.quantize._layers import (
     SEQUENCE,
+    TOO_LARGE,
     Call,
     Run,
     calls_of,
@@ -32,10 +32,11 @@ from scripts.quantize._layers import (
     linears,
     output_error,
 )
-from scripts.quantize._packed import PACKED_BITS, add_packed
-from scripts.quantize._parameters import put
+from scripts.quantize._packed import packing
+from scripts.quantize._parameters import as_stored, not_finite, put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -43,6 +44,8 @@ RATIOS = 20  # exponents 0, 1/20, …, 19/20 of the mean magnitude
 SAMPLE, FINALISTS = 16, 3  # every ratio is measured on each 16th sequence, the best three on all
 GRID, SHRINK, TOKENS = 20, 0.5, 512  # clip search: steps, smallest share of the range, tokens at the least
 NOT_CLIPPED = ("q_proj", "k_proj")  # the product of queries and keys is too sensitive (the authors' code)
+# What scales are folded into, beside the weights that are rounded.
+FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.bias", "up_proj.bias"}
 
 
 def grid(groups: torch.Tensor, bits: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,6 +173,9 @@ def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size
 
     Returns:
         What `search_clip` gives, by the name of the linear layer.
+
+    Raises:
+        UserError: names the linear layer whose inputs, scaled, cannot be squared: no clip could be searched.
     """
     modules, groups = linears(layer), list(searches(layer))
     seen = {names: Seen(every) for names in SEQUENCE}
@@ -187,6 +193,8 @@ def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size
         fold(before, scaled, scale)
         tokens[names] /= scale
         made.clear()
+    if unsquared := [names[0] for names, x in tokens.items() if not x.square().sum().isfinite()]:
+        raise not_finite(f"{run.name}: {TOO_LARGE.format(unsquared[0])}")
     return {
         name: search_clip(modules[name].weight.data, x, bits, group_size)
         for names, x in tokens.items()
@@ -212,7 +220,7 @@ def round_layer(layer: nn.Module, limits: Tensors, bits: int, group_size: int) -
         if (limit := limits.get(path.rsplit(".", 1)[-1])) is not None:
             groups = groups.clamp(-limit, limit)
         scale, zero = grid(groups, bits, weight.dtype)
-        linear.weight.data = fake_quantize(groups, scale, zero, bits).flatten(1).to(weight.dtype)
+        linear.weight.data = as_stored(fake_quantize(groups, scale, zero, bits).flatten(1), weight.dtype)
         scales[f"{path}.scale"] = scale[..., 0].to(weight.dtype)
     return dict(layer.named_parameters()) | scales
 
@@ -238,9 +246,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     bits, group_size = settings["bits"], settings["group_size"]
     quantize_layers(network, sequences, bits, group_size, f"{manifest.parent}: scales and clips")
     save_model(network, model, checkpoint)
-    if bits == PACKED_BITS:
-        add_packed(checkpoint, group_size, alone=settings.get("packed", False))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings), FUSED, packing(checkpoint, settings))
 
 
 if __name__ == "__main__":

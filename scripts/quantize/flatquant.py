@@ -23,17 +23,20 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import TRANSFORMS, write_settings
-from scripts.manifest import write_manifest
 from scripts.quantize._flatquant import Call, learn, rounded_parameters, served
 from scripts.quantize._layers import Run, each_layer
-from scripts.quantize._parameters import put
+from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
+from scripts.quantize._written import finish, uniform
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
+
+# What transforms and scales are folded into, beside the weights that are rounded.
+FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.bias", "up_proj.bias"}
 
 
 def learn_layers(
@@ -51,7 +54,12 @@ def learn_layers(
             run()
             handle.remove()
             generator = torch.Generator().manual_seed(settings["seed"] + index)
-            learned = learn(layer, calls, settings, generator)
+            try:
+                learned = learn(layer, calls, settings, generator)
+            except OverflowError as error:
+                raise not_finite(f"{label}: layer {index}: {error}") from None
+            if not learned["loss"][0].isfinite():  # before anything was learned
+                raise not_finite(f"{label}: layer {index} gives or sees what is too large to be squared")
             if not learned["loss"].isfinite().all():
                 raise UserError(f"{label}: layer {index} diverged; lower learning_rate of the scheme, {settings}")
             return learned
@@ -97,7 +105,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     save_model(network, model, checkpoint)
     write_atomically(checkpoint / TRANSFORMS, lambda path: safetensors.torch.save_file(tensors, path))
     write_settings(checkpoint, served_settings(settings))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings), FUSED)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
-from scripts.manifest import write_manifest
-from scripts.quantize._packed import PACKED_BITS, add_packed, multiples
+from scripts.quantize._layers import TOO_LARGE, inputs_of, linears
+from scripts.quantize._packed import multiples, packing, product_error
 from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._rewrite import of_layers, rewrite_linears
 from scripts.quantize._store import Tensors, keep, part, stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gptqmodel.models.base import BaseQModel
 
 BATCH_SIZE = 8
+MOST = 15  # times its scale is a value at 4 bits, the most that are packed
 # Its packing workers cannot be pinned on machines of two cores otherwise, and compiling costs more than it saves.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -40,11 +42,13 @@ class Keeper:
     """What the library calls: keeps each layer's rounded weights, and the scales of their groups.
 
     Raises:
-        UserError: a layer gives NaN or infinite values, by which the library would go on quantizing.
+        UserError: a layer gives NaN or infinite values, or gets what cannot be squared, by which the library would go
+            on quantizing.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network, self.weights, self.damaged = network, Tensors(), None
+        self.squares, self.looking = 0.0, contextlib.ExitStack()
         for index, layer in enumerate(network.model.layers):
             layer.register_forward_hook(functools.partial(self.look, index))
 
@@ -53,9 +57,20 @@ class Keeper:
             self.damaged = index
 
     def subset_event(self, *, stage: str, layer_idx: int, module_names: list[str], **_: object) -> None:
-        if stage == "quant_complete":  # the library packs them next
+        if stage == "forward_start":  # its own modules are in place, and see one input
+            self.squares = 0.0
+            first = self.network.get_submodule(f"model.layers.{layer_idx}.{module_names[0]}")
+            self.looking.enter_context(inputs_of(first, self.add_squares))
+        elif stage == "forward_end":
+            self.looking.close()
+            if not self.squares <= torch.finfo(torch.float32).max:  # or not a number
+                raise not_finite(f"layer {layer_idx}: {TOO_LARGE.format(module_names[0].rsplit('.', 1)[-1])}")
+        elif stage == "quant_complete":  # the library packs them next
             for name in module_names:
                 self.weights[name] = self.network.get_submodule(f"model.layers.{layer_idx}.{name}").weight.data
+
+    def add_squares(self, x: torch.Tensor) -> None:
+        self.squares += len(x) * max(abs(end.item()) for end in x.aminmax()) ** 2  # no channel's sum is larger
 
     def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:
         if self.damaged is not None or not all(weight.isfinite().all() for weight in self.weights.values()):
@@ -73,6 +88,8 @@ class Keeper:
 def scales(weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     """The scales by which a weight was rounded, which the library keeps in float16, exactly: by least squares.
 
+    Those that float16 has no digits for are looked for among the parts of the smallest value.
+
     Args:
         weight: `(out_features, in_features)`, multiples of the scales.
         rounded: `(out_features, groups)`, the scales in float16.
@@ -80,9 +97,39 @@ def scales(weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     Returns:
         `(out_features, groups)` in float32.
     """
-    steps = multiples(weight.float(), rounded.float())
     groups = weight.float().unflatten(1, (rounded.shape[1], -1))
-    return torch.where(steps.any(-1), (groups * steps).sum(-1) / steps.pow(2).sum(-1), rounded.float())
+    few = rounded.abs() < torch.finfo(torch.float16).tiny
+    first = rounded.float().masked_scatter(few, _scale_of_multiples(groups[few], weight.dtype))
+    steps = multiples(weight.float(), first)
+    return torch.where(steps.any(-1) & ~few, (groups * steps).sum(-1) / steps.pow(2).sum(-1), first)
+
+
+def _scale_of_multiples(groups: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The largest scale of which a group's values, as `dtype` stores them, are multiples, 16 at the most.
+
+    Args:
+        groups: `(count, group size)`.
+        dtype: of the weight.
+
+    Returns:
+        `(count, 1)`; a fifteenth of the range (and a bit more) where none fits, and 1 where all values are 0.
+    """
+    off, largest, smallest = product_error(groups, dtype), groups.amax(1, keepdim=True), groups.amin(1, keepdim=True)
+    found = (largest.clamp(min=0) - smallest.clamp(max=0)) / (MOST - 0.5)  # both ends rounded are no further apart
+    least = groups.abs().masked_fill(groups == 0, torch.inf).amin(1, keepdim=True)
+    for share in range(MOST, 0, -1):
+        steps = (groups * share / least).round()
+        near = ((steps * least / share - groups).abs() <= off).all(1, keepdim=True)
+        fits = near & (steps.amax(1, keepdim=True).clamp(min=0) - steps.amin(1, keepdim=True).clamp(max=0) <= MOST)
+        found = torch.where(fits & least.isfinite(), least / share, found)
+    return found.masked_fill(found == 0, 1)
+
+
+def flush(layer: nn.Module) -> None:
+    """Make 0 of weights below float32's normal numbers: of such a group the library divides by a scale of 0."""
+    for linear in linears(layer).values():
+        if (tiny := linear.weight.abs() < torch.finfo(torch.float32).tiny).logical_and_(linear.weight != 0).any():
+            linear.weight.data = linear.weight.data.masked_fill(tiny, 0)
 
 
 def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQModel":
@@ -119,6 +166,10 @@ def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQM
     for index, path in finished.items():
         layer = engine.model.model.layers[index]
         put(layer, {name: x for name, x in load_file(path).items() if name.endswith(".weight")})
+    with torch.no_grad():
+        for index, layer in enumerate(engine.model.model.layers):
+            if index not in finished:
+                flush(layer)
     engine.subset_callback = engine.layer_callback = Keeper(engine.model)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
     # It leaves a log of its own in the working folder; what it says is in our log too.
@@ -136,9 +187,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
         quantize(model, sequences, settings)
     rounded = of_layers("weight")
     rewrite_linears(model, checkpoint, lambda name, _: rounded(name))
-    if settings["bits"] == PACKED_BITS:
-        add_packed(checkpoint, settings["group_size"], alone=settings.get("packed", False))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings), pack=packing(checkpoint, settings))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.rounding import asymmetric_grid
 from scripts.fakequant.settings import KEY_GRIDS, write_settings
-from scripts.manifest import write_manifest
 from scripts.quantize._layers import Run, each_layer
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._store import Tensors, kept, stored
+from scripts.quantize._written import finish
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
@@ -85,7 +85,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     link_checkpoint(model, checkpoint)
     write_atomically(checkpoint / KEY_GRIDS, lambda path: save_file(grids, path))
     write_settings(checkpoint, served)
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, None)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ default rounds them away from zero.
 
 from typing import Any
 
-from scripts.fakequant.mxfp4 import round_mxfp4
+from scripts.fakequant.mxfp4 import BLOCK, round_mxfp4
 from scripts.fakequant.settings import MXFP4, write_settings
-from scripts.manifest import write_manifest
 from scripts.quantize._rewrite import rewrite_linears
 from scripts.quantize._store import stored
+from scripts.quantize._written import Grid, finish
 from scripts.run.stage import Input, Output, Settings, stage
+
+STEPS = 24  # halves of a unit, of which E2M1 holds some, from -6 to 6
 
 
 def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     rewrite_linears(model, checkpoint, lambda _, weight: round_mxfp4(weight))
     write_settings(checkpoint, served_settings(settings))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, Grid(STEPS, BLOCK))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,18 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from scripts.fakequant.hadamard import Factors, hadamard_factors, hadamard_transform
 from scripts.fakequant.reference import attach
 from scripts.fakequant.settings import write_settings
-from scripts.manifest import write_manifest
 from scripts.quantize._chunks import row_chunks
 from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
+
+# What is fused and rotated, beside the weights that are rounded.
+FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight", "norm.weight", "embed_tokens.weight"}
+FUSED |= {"lm_head.weight", "v_proj.bias", "o_proj.bias", "down_proj.bias"}
 
 
 def random_signs(size: int, seed: int) -> torch.Tensor:
@@ -129,7 +133,10 @@ def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings,
     else:
         link_checkpoint(model, checkpoint)
     write_settings(checkpoint, served)
-    write_manifest(checkpoint, manifest)
+    if "bits" in settings:
+        finish(model, checkpoint, manifest, uniform(settings), FUSED)
+    else:
+        finish(model, checkpoint, manifest, None)
 
 
 if __name__ == "__main__":

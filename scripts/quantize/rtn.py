@@ -11,10 +11,10 @@ import torch
 
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.fakequant.settings import ROW_PARALLEL, write_settings
-from scripts.manifest import write_manifest
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._rewrite import rewrite_linears
 from scripts.quantize._store import stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Output, Settings, stage
 
 
@@ -52,7 +52,7 @@ def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings)
         link_checkpoint(model, checkpoint)
     if served := served_settings(settings):
         write_settings(checkpoint, served)
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings) if "bits" in settings else None)
 
 
 if __name__ == "__main__":

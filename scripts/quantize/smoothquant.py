@@ -12,12 +12,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import write_settings
-from scripts.manifest import write_manifest
 from scripts.quantize._layers import Run, each_layer, fold, inputs_of, linears, quantize_layers
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
+from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
+
+FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight"}  # beside the weights that are rounded
 
 
 def smoothing(inputs: torch.Tensor, weights: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -91,7 +93,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     quantize_layers(network, sequences, settings["bits"], settings["row_groups"], f"{manifest.parent}: GPTQ")
     save_model(network, model, checkpoint)
     write_settings(checkpoint, served_settings(settings))
-    write_manifest(checkpoint, manifest)
+    finish(model, checkpoint, manifest, uniform(settings), FUSED)
 
 
 if __name__ == "__main__":
