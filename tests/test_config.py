@@ -36,6 +36,21 @@ BAD = {
     "seed is negative": (CONFIG, "- 43", "- -43", ["suites.arithmetic.seeds.1", "-43"]),
     "seed twice": (CONFIG, "- 43", "- 42", ["suites.arithmetic.seeds", "42"]),
     "temperature is a word": (CONFIG, "temperature: 0.6", "temperature: hot", ["suites.arithmetic.temperature", "hot"]),
+    "temperature is no number": (CONFIG, "temperature: 0.6", "temperature: .nan", ["arithmetic.temperature", "nan"]),
+    "top_p is no number": (CONFIG, "top_p: 0.95", "top_p: .nan", ["suites.arithmetic.top_p", "nan"]),
+    "temperature has no end": (CONFIG, "temperature: 0.6", "temperature: .inf", ["arithmetic.temperature", "inf"]),
+    "seed beyond any machine's": (CONFIG, "- 43", f"- {2**200}", ["suites.arithmetic.seeds.1", "4294967295"]),
+    "length beyond any model's": (CONFIG, "length: 128", f"length: {10**18}", ["corpora.reasoning.length", "16777216"]),
+    "line feed in a name": (CONFIG, "  baselines:", '  "baselines\\n":', ["studies", "not printed"]),
+    "escape in a name": (CONFIG, "  baselines:", '  "base\\elines":', ["studies", "not printed"]),
+    "repository that climbs": (MODELS, "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "../..", ["r1-qwen-1.5b", "../.."]),
+    "aliases of aliases": (
+        CONFIG, "studies:",
+        "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)) + "studies:",
+        ["aliases", "100,000"],
+    ),
+    "an alias of itself": (CONFIG, "studies:", "a: &a [*a]\nstudies:", ["aliases"]),
     "top_p above 1": (CONFIG, "top_p: 0.95", "top_p: 1.5", ["suites.arithmetic.top_p", "1.5"]),
     "token limit beyond the context": (CONFIG, "len: 256", "len: 4096", ["arithmetic.max_model_len", "4096", "512"]),
     "benchmark in two suites": (CONFIG, "- calibration", "- addition", ["own_reasoning.benchmarks", "addition"]),
@@ -219,3 +234,7 @@ def test_the_default_config_is_accepted(monkeypatch: pytest.MonkeyPatch):
 def test_the_readme_of_the_configuration_follows_from_the_schemas(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     assert Path("config/README.md").read_text() == document()
+
+
+def test_what_an_error_quotes_cannot_steer_a_terminal():
+    assert str(UserError("no file a\x1b[2Jb\u202ec\nnext: é")) == "no file a\\x1b[2Jb\\u202ec\nnext: é"

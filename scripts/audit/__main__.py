@@ -13,8 +13,8 @@ from scripts.audit import diff as differing
 from scripts.audit import reproduce as reproducing
 from scripts.audit import trace as tracing
 from scripts.audit import verify as verifying
-from scripts.audit._records import printable, read_results, record_of
-from scripts.run.errors import UserError
+from scripts.audit._records import read_results, record_of
+from scripts.run.errors import UserError, printable
 
 RESULTS = Path("results")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Audit any number.")
@@ -118,7 +118,8 @@ def reproduce(
     reproducing.run(folder, name, "--cores", cores, "--quiet", "host", "rules")
     values = reproducing.compare(folder, name, row)
     for column, (recorded, rebuilt) in values.items():
-        print(f"{column}: {recorded} recorded, {rebuilt} rebuilt{'' if recorded == rebuilt else '  ← differs'}")
+        said = f"{column}: {recorded} recorded, {rebuilt} rebuilt{'' if recorded == rebuilt else '  ← differs'}"
+        print(printable(said))
     if any(recorded != rebuilt for recorded, rebuilt in values.values()):
         print(f'see why: python -m scripts.audit diff {table} {folder / name} --where "{where}"')
         raise typer.Exit(1)

@@ -166,11 +166,6 @@ def select(path: Path, where: str) -> list[dict]:
     return rows
 
 
-def printable(text: Any) -> str:
-    """Text of unknown origin for a terminal: what is not printable, but for line feeds, shows its escape."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
-
-
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of artifacts as data flows; files of the repository come first."""
     stages = {stage: position for position, stage in enumerate(STAGES)}

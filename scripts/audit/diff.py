@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from scripts.audit._records import STAGES, Results, in_order, lineage, printable, read_results, record_of, select
-from scripts.run.errors import UserError
+from scripts.audit._records import STAGES, Results, in_order, lineage, read_results, record_of, select
+from scripts.run.errors import UserError, printable
 
 GROUPS = ("row", "code", "parameters", "inputs", "packages", "hardware", "outcome")  # what matters most comes first
 HARDWARE = ("cpu", "gpus", "cuda", "os", "host", "slurm")

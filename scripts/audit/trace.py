@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from scripts.audit._records import Results, in_order, is_source, lineage, printable, record_of, select
+from scripts.audit._records import Results, in_order, is_source, lineage, record_of, select
 from scripts.generate.store import SAMPLES, checkpoint_digest, segments
+from scripts.run.errors import printable
 from scripts.run.files import sha256
 from scripts.table import SAMPLE_COLUMNS
 

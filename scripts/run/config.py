@@ -6,6 +6,7 @@ Every error names the file, the key and the cure.
 import csv
 import difflib
 import functools
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MODELS = Path("config/models.tsv")
 DATASETS = Path("config/datasets.tsv")
 QUANTIZERS = Path("config/quantizers.yaml")
 BASELINE = "none/full"
+LARGEST = 100_000  # values of a file, written out
 # What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
 NUMBERS = re.compile(
     r"(?=w|kv)(?:w(?P<bits>\d+))?(?:a(?P<activation_bits>\d+))?(?:kv(?P<kv_bits>\d+))?(?:g(?P<group_size>\d+))?(?=-|$)"
@@ -100,7 +102,29 @@ def load(config: dict, sources: list[str]) -> Config:
     return checked
 
 
+def _check_plain(value: Any, source: str, where: str = "") -> None:
+    """Refuse what a schema lets pass: numbers that are none or endless, and characters that steer a terminal or a path.
+
+    Raises:
+        UserError: names the place of the value, or the key.
+    """
+    if isinstance(value, dict):
+        for key, child in value.items():
+            _check_plain(key, source, where)
+            _check_plain(child, source, f"{where}.{key}".strip("."))
+    elif isinstance(value, list):
+        for child in value:
+            _check_plain(child, source, where)
+    elif isinstance(value, str) and not value.isprintable():
+        raise UserError(
+            f"{source}: {where or 'the top level'}: {value!r} holds a character that is not printed: remove it"
+        )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{source}: {where}: {value} is no number that can be used: write one")
+
+
 def _validate(document: Any, schema: str, source: str) -> None:
+    _check_plain(document, source)
     path = SCHEMAS / f"{schema}.schema.yaml"
     error = best_match(_validator(path).iter_errors(document))
     if error is None:
@@ -150,7 +174,20 @@ def _read_yaml(path: Path) -> dict:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path}: not a mapping of keys to values; see {SCHEMAS}")
+    if _size(document, {}) > LARGEST:
+        raise UserError(f"{path}: its aliases (*name) stand for more than {LARGEST:,} values: write out what is meant")
     return document
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Values in a document as they would be written out; endless where it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        children = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(value)]
 
 
 def _read_table(path: Path, kind: str) -> dict[str, dict]:
