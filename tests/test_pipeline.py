@@ -21,7 +21,8 @@ SAMPLES = "results/generate/tiny-qwen-s/none/full/arithmetic.parquet"
 RECORD_KEYS = {
     "schema", "rule", "module", "wildcards", "parameters", "inputs", "code", "facts", "outputs", "command", "git",
     "lock", "packages", "python", "os", "host", "cpu", "gpus", "cuda", "slurm", "start", "end", "wall_seconds",
-    "cpu_seconds", "peak_memory_bytes", "sources", "record_seconds", "sha256", "told",
+    "cpu_seconds", "peak_memory_bytes", "sources", "record_seconds", "sha256", "told", "chain",
+    "frame",
 }  # fmt: skip
 
 
