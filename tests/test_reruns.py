@@ -132,10 +132,8 @@ CODE = {
     "scripts/quantize/rtn.py": quantize(RTN) | answers(RTN) | TABLES,
     "scripts/quantize/gptq.py": quantize(GPTQ) | answers(GPTQ) | TABLES,
     "scripts/quantize/_rewrite.py": quantize(RTN | GPTQ) | answers(RTN | GPTQ) | TABLES,
-    "scripts/fakequant/rounding.py": OWN_REASONING
-    | quantize(RTN | {"tiny-qwen-s/gptq/w3g32"})
-    | answers(CELLS)
-    | REPORTS,
+    # Whether GPTQ's weights lie on their grid is looked at in the groups that rounding has.
+    "scripts/fakequant/rounding.py": OWN_REASONING | quantize(RTN | GPTQ) | answers(CELLS) | REPORTS,
     "scripts/fakequant/plugin.py": OWN_REASONING | quantize({"tiny-qwen-s/gptq/w3g32"}) | answers(CELLS) | REPORTS,
     "scripts/generate/engine.py": OWN_REASONING | quantize({"tiny-qwen-s/gptq/w3g32"}) | answers(CELLS) | REPORTS,
     "scripts/score/addition.py": score(CELLS, ("addition",)) | REPORTS,
