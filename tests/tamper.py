@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from scripts.generate.store import SAMPLES as STORE
 from scripts.generate.store import checkpoint_digest
 from scripts.run.files import sha256
-from scripts.run.record import made_by, record_path, self_digest
+from scripts.run.record import chained, made_by, record_path, self_digest
 
 MODEL = "results/models/tiny-qwen-s"
 RTN = "results/quantize/tiny-qwen-s/rtn/w3"
@@ -118,7 +118,8 @@ def edit_rows(name: str, change: Callable[[list[dict]], object], metadata: dict 
 def adopt(name: str) -> None:
     """Let an artifact claim that it was made from what its inputs are now, in its record and its metadata."""
     record = read_record(name)
-    forge(name, inputs={source: sha256(Path(source)) for source in record["inputs"]})
+    chain = {source: chained(read_record(source)) for source in record["chain"]}
+    forge(name, inputs={source: sha256(Path(source)) for source in record["inputs"]}, chain=chain)
     made = json.dumps(made_by(read_record(name)), sort_keys=True).encode()
     edit_rows(name, lambda rows: None, pq.read_schema(name).metadata | {b"made_by": made})
     vouch(name)

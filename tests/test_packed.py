@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scripts.fakequant.settings import is_packed
-from scripts.generate import engine, packed
+from scripts.generate import engine, packed, start
 from scripts.run.errors import UserError
 from tests.conftest import ROOT
 from tests.test_agreement import EVALUATION, quantized, reference
@@ -101,11 +101,11 @@ def test_what_is_computed_with_packed_weights_is_part_of_a_sample(tmp_path: Path
     write_config(tmp_path)
     monkeypatch.setattr(packed, "has_cpu_kernel", lambda: True)
     packed.check_packed(tmp_path, SETTINGS)
-    assert engine.engine_identity(tmp_path, SETTINGS)["int4_w4a8"] == "0"
+    assert start.engine_identity(tmp_path, SETTINGS)["int4_w4a8"] == "0"
     (tmp_path / "plain").mkdir()
     write_config(tmp_path / "plain", quantization_config={})
-    assert "int4_w4a8" not in engine.engine_identity(tmp_path / "plain", SETTINGS)
+    assert "int4_w4a8" not in start.engine_identity(tmp_path / "plain", SETTINGS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(start, "preferred", lambda *model: ("a GPU", "FLASH_ATTN"))
     packed.check_packed(tmp_path, SETTINGS | {"dtype": "float16"})
-    assert "int4_w4a8" not in engine.engine_identity(tmp_path, SETTINGS)
+    assert "int4_w4a8" not in start.engine_identity(tmp_path, SETTINGS)

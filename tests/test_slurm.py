@@ -26,7 +26,7 @@ OPTIONS = (
     "--slurm-init-seconds-before-status-checks", "2",
     "--default-resources", "mem_mb=4000", "runtime=60", "slurm_partition=cpu",
     "--set-resources", "generate:slurm_partition=gpu", "generate:nodes=1", "generate:tasks_per_gpu=0",
-    "quantize:slurm_partition='cpu' if wildcards.quantizer == 'none' else 'gpu'",
+    "quantize:slurm_partition='gpu' if input.calibration else 'cpu'",
     "quantize:nodes=1", "quantize:tasks_per_gpu=0",
 )  # fmt: skip
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--profile", "slurm", *OPTIONS)
