@@ -128,7 +128,7 @@ def test_the_stage_goes_on(
 ):
     """Of two programs, one at a time, the first finds no process; the other is judged, and so is the next stage's."""
     digest = next(iter(livecodebench.read_problems([files]))).digest
-    monkeypatch.setattr(livecodebench, "check", lambda _: None)
+    monkeypatch.setattr(livecodebench, "check", lambda *_: None)
     monkeypatch.setattr(livecodebench.os, "sched_getaffinity", lambda _: {0})
     bubblewrap(SAID[1], 3)
     pairs = [(f"</think>\n{GOOD}", digest), (f"</think>\n{BAD}", digest)]

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "a number of numpy": ("import numpy\ndef f(n, s): return [numpy.int64(n * 2), s]", True, "ok"),
     "prints besides": ("def f(n, s):\n    print('[0]')\n    return [n * 2, s]", True, "ok"),
     "guarded main": ("def f(n, s): return [n * 2, s]\nif __name__ == '__main__': input()", True, "ok"),
+    "an encoding that is claimed": ("# coding: ascii\ndef f(n, s): return [n * 2, 'é' and s]", True, "ok"),
     "wrong value": ("def f(n, s): return [n * 3, s]", False, "ok"),
     "no function": ("def g(n, s): return [n * 2, s]", False, "runtime_error"),
     "an object equal to all": (
@@ -40,6 +41,17 @@ def test_values_of_functions(name: str):
     program, passed, status = FUNCTIONS[name]
     tests = [('3\n"a"', '[6, "a"]'), ('4\n"b"', '[8,"b"]')]
     assert attempt(program, "f", tests) == Trial(passed, status)
+
+
+@pytest.mark.parametrize("digits", [4301, 49_999])
+def test_numbers_of_many_digits(digits: int):
+    """The published harness allows 50,000; this process reads no more than 4,300."""
+    tests = [("1", "1" + "0" * (digits - 1))]
+    assert attempt(f"def f(n): return 10 ** {digits - 1}", "f", tests) == Trial(True, "ok")
+    assert attempt(f"def f(n): return 10 ** {digits - 1} + 1", "f", tests) == Trial(False, "ok")
+    assert attempt(
+        f"def f(n): return [1.0, 2, True, 10 ** {digits - 1}]", "f", [("1", f"[1, 2.0, 1, {tests[0][1]}]")]
+    ).passed
 
 
 SCRIPTS = {

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
 
 from scripts.run.errors import UserError
-from scripts.score._sandbox import MachineFullError, Outcome, Sandbox
+from scripts.score._sandbox import LostError, MachineFullError, Sandbox
 
 WORD = re.compile(r"\S+")
 log = logging.getLogger(__name__)
@@ -44,16 +44,24 @@ def attempt(source: str, function: str, tests: list[tuple[str, str]], seconds: i
     """
     if not tests:
         raise UserError("a problem without tests, which every program would pass: make the questions anew")
-    same = same_value if function else same_text
     try:
-        with Sandbox(source, function, seconds, unsafe) as sandbox:
-            for given, expected in tests:
-                outcome: Outcome = sandbox.run(given.encode(errors="surrogatepass"))
-                if outcome.status != "ok" or not same(outcome.output, expected):
-                    return Trial(False, outcome.status)
+        try:
+            return _run(source, function, tests, seconds, unsafe)
+        except LostError as error:
+            log.warning("a program is run once more: %s", error)
+            return _run(source, function, tests, seconds, unsafe)
     except MachineFullError as error:
         log.warning("a program was not judged, which counts as wrong (status error): %s", error)
         return Trial(False, "error")
+
+
+def _run(source: str, function: str, tests: list[tuple[str, str]], seconds: int, unsafe: bool) -> Trial:
+    same = same_value if function else same_text
+    with Sandbox(source, function, seconds, unsafe) as sandbox:
+        for given, expected in tests:
+            outcome = sandbox.run(given.encode(errors="surrogatepass"))
+            if outcome.status != "ok" or not same(outcome.output, expected):
+                return Trial(False, outcome.status)
     return Trial(True, "ok")
 
 
@@ -63,7 +71,8 @@ def same_value(output: bytes, expected: str) -> bool:
     if len(output) > 24 * len(expected) + 24:
         return False
     try:
-        return json.loads(output) == json.loads(expected)
+        # Decimals of any length are read at once, and equal whatever number of JSON has their value.
+        return json.loads(output, parse_int=Decimal) == json.loads(expected, parse_int=Decimal)
     except (ValueError, RecursionError):
         return False
 

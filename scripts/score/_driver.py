@@ -2,14 +2,15 @@
 
 Nothing here judges. The caller holds the clock and the right answers; it sends two open files for each input, one to
 read from and one to write to, and is told how the process ended. A program that takes over this process gains no more
-than the right to fail.
+than the right to fail. It may not signal this process, and is compiled in another one first: so if this one ends
+without a word, the machine has ended it.
 
 A program finds what `python program.py` would give it: its own `__main__`, name and arguments, `quit` and `exit`,
 standard input and output by their names in /dev, and an end at which threads are awaited, `atexit` is heard and open
 files are written out. LiveCodeBench's own harness runs programs as functions and fails those that need one of these;
 contests' judges pass them.
 
-python _driver.py SOCKET FILTER PROGRAM SECONDS [FUNCTION], the first two as numbers of open files
+python _driver.py SOCKET FILTER PROGRAM SECONDS TASKS USER [FUNCTION], the first two as numbers of open files
 """
 
 import builtins
@@ -22,6 +23,7 @@ import resource
 import signal
 import site
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +37,8 @@ OUTPUT_LIMIT = 32 << 20  # bytes; several times the longest right answer
 STARTED, COMPILED, NOT_COMPILED, NOT_FORKED = b"started", b"compiled", b"not compiled", b"not forked"
 FORK_WAITS = [0.1, 0.4, 1, 0]  # seconds behind each attempt; the machine may be full for a moment
 FAILED, OUT_OF_MEMORY = 1, 2  # exit codes
+ENDED = "=if"  # what is sent of a process: its exit code, or the number of its signal below zero; seconds of CPU time
+OWN_PROCESS = struct.pack("=I", 0x7FFFFFF0)  # stands in the filter for the number of the process that is filtered
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 # Elsewhere these names lead into /proc, which is not here.
@@ -52,20 +56,30 @@ STAR_IMPORTS = [
 ]
 
 
-def limit(seconds: int) -> None:
-    """Set limits that hold for this process and each of its children; but for the stack's none can be raised again."""
+def become(user: int) -> None:
+    """Give up all rights for those of a user of this number."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def limit(tasks: int) -> None:
+    """Set limits that hold for this process and each of its children; but for the stack's none can be raised again.
+
+    Args:
+        tasks: processes and threads; 0: no limit, where the kernel counts what is not the program's.
+    """
     for kind, value in [
         (resource.RLIMIT_AS, ADDRESS_SPACE),
         (resource.RLIMIT_FSIZE, OUTPUT_LIMIT),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
+        *([(resource.RLIMIT_NPROC, tasks)] if tasks else []),
     ]:
         resource.setrlimit(kind, (value, value))
     # Programs that recurse deeply raise it themselves, up to what the machine allows; memory is bounded anyway.
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (STACK if hard == resource.RLIM_INFINITY else min(STACK, hard), hard))
-    # Beyond the first a signal says that time is up, beyond the second nothing can be caught.
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.setrecursionlimit(50000)  # this and the next as LiveCodeBench
     sys.set_int_max_str_digits(50000)
 
@@ -78,6 +92,7 @@ class Filter(ctypes.Structure):
 
 def refuse_calls(instructions: bytes) -> None:
     """Let the kernel filter the system calls of this process from here on."""
+    instructions = instructions.replace(OWN_PROCESS, struct.pack("=I", os.getpid()))
     libc = ctypes.CDLL(None, use_errno=True)
     wanted = Filter(len(instructions) // 8, instructions)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
@@ -174,20 +189,52 @@ def run(program: CodeType, names: dict[str, Any], function: str, result: int) ->
     return 0
 
 
-def main(control: socket.socket, call_filter: int, path: str, seconds: int, function: str) -> None:
-    limit(seconds)
-    with open(call_filter, "rb") as stream:
-        instructions = stream.read()
-    control.send(STARTED)
+def limit_time(seconds: int) -> None:
+    """Beyond the first limit a signal says that time is up, beyond the second nothing can be caught."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+
+
+def compiled(path: str, seconds: int) -> CodeType | bytes:
+    """The program, compiled as text as LiveCodeBench does, whatever encoding it claims; or what to say instead."""
+    child = fork()
+    if child is None:
+        return NOT_FORKED
     try:
-        with open(path, "rb") as stream:  # noqa: PTH123 - importing pathlib takes time
+        if child == 0:
+            limit_time(seconds)
+        elif os.waitpid(child, 0)[1]:
+            return NOT_COMPILED  # what would end its process must not end this one
+        with open(path, encoding="utf-8", newline="") as stream:  # noqa: PTH123 - importing pathlib takes time
             program = compile(stream.read(), path, "exec", dont_inherit=True)
     except Exception:  # noqa: BLE001 - syntax, encoding, nesting, memory
-        control.send(NOT_COMPILED)
-        return
+        if child == 0:
+            os._exit(FAILED)
+        return NOT_COMPILED
+    if child == 0:
+        os._exit(0)
+    return program
+
+
+def main(control: socket.socket, call_filter: int, path: str, limits: list[int], function: str) -> None:
+    """Start, compile and run.
+
+    Args:
+        limits: seconds of CPU time, tasks, and the user to become; 0: none.
+    """
+    seconds, tasks, user = limits
+    with open(call_filter, "rb") as stream:
+        instructions = stream.read()
+    if user:
+        become(user)
+    limit(tasks)
     open_standard_files_by_name()
     names = script(path, "solution" if function else "__main__")
     null = os.open(os.devnull, os.O_RDWR)
+    control.send(STARTED)
+    program = compiled(path, seconds)
+    if isinstance(program, bytes):
+        control.send(program)
+        return
     control.send(COMPILED)
     while True:
         message, files, *_ = socket.recv_fds(control, 1, 2)
@@ -200,6 +247,7 @@ def main(control: socket.socket, call_filter: int, path: str, seconds: int, func
             os.dup2(files[0], 0)
             os.dup2(null if function else files[1], 1)
             os.dup2(null, 2)
+            limit_time(seconds)
             refuse_calls(instructions)
             # The interpreter ends as always: here it awaits threads, calls `atexit` and writes out what is open.
             raise SystemExit(run(program, names, function, files[1]))
@@ -208,9 +256,10 @@ def main(control: socket.socket, call_filter: int, path: str, seconds: int, func
         if child is None:
             control.send(NOT_FORKED)
             continue
-        _, status = os.waitpid(child, 0)
-        control.send(os.waitstatus_to_exitcode(status).to_bytes(4, "little", signed=True))
+        _, status, usage = os.wait4(child, 0)
+        control.send(struct.pack(ENDED, os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), "".join(sys.argv[5:]))
+    control, call_filter, path, *limits = sys.argv[1:7]
+    main(socket.socket(fileno=int(control)), int(call_filter), path, [int(n) for n in limits], "".join(sys.argv[7:]))

@@ -7,49 +7,64 @@ own end; a sandbox per input would cost five times as much, and keep a program f
 Only output leaves: what is right is never inside, and whoever compares holds bytes that are bounded and may be hostile.
 
 The kernel refuses further processes (`_seccomp.py`) and bounds the one there is (`_driver.py`: CPU time, address space,
-files, output). Threads and resident memory it does not bound alike on all clusters: RLIMIT_NPROC is not applied to
-root, and on older kernels counts the user's other jobs; cgroups need a delegated tree. So this process counts them 20
-times a second and behind each input, and beyond the limit kills all of the PID namespace.
+files, output, threads). Resident memory it does not bound on all clusters, for cgroups need a delegated tree; threads
+only of root's programs, which have a user of their own, and from Linux 5.14 on, which counts by user namespace. So this
+process counts both 20 times a second and behind each input, and beyond the limit kills all of the PID namespace.
+
+A verdict is given on what a program did. What the machine did to it (no process to give, killed for memory) is told
+apart, and is no verdict: the driver says how each process ended, and its own end is never the program's.
 """
 
 import errno
 import logging
 import os
+import re
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from scripts.run.errors import UserError
-from scripts.score import _driver, _packages
+from scripts.score import _bubblewrap, _driver, _packages
 from scripts.score._seccomp import seccomp_filter
 
 TASKS = 128  # threads, with the few processes that are ours
 MEMORY = 1 << 30  # bytes resident, summed over the processes of a sandbox
 START_SECONDS = 60  # generous: it is the machine that is slow then, not the program
+WAIT_SECONDS = 30  # that a program may wait in all beside computing, as long as it computed
 WATCH_SECONDS = 0.05
 # What a machine answers that is full for the moment, as a shared node often is; and seconds behind each attempt.
 FULL = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE}
 START_WAITS = [0.1, 0.5, 2, 4]
 
-PROGRAM, PACKAGES = "/tmp/program.py", "/packages"  # noqa: S108 - inside
 # Constant hashes: the order of a set, and with it a verdict, is the same at each run.
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 CURE = "or set `unsafe_code: true` in the study's config, which runs model-written programs unprotected"
 
+ALLOW = {
+    False: "allow unprivileged user namespaces (in a container, its seccomp profile must)",
+    True: "root needs the capability CAP_SYS_ADMIN for it: add it to the container, or run as an ordinary user",
+}
+KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 log = logging.getLogger(__name__)
 
 
 class MachineFullError(RuntimeError):
     """The machine had no process or memory for a sandbox, not even a while later: nothing is known of the program."""
+
+
+class LostError(MachineFullError):
+    """The machine ended a process of the sandbox, as it does for want of memory: nothing is known of the program."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +82,18 @@ class Sandbox:
         source: the program.
         function: what of it to call (`Solution.function`, or a plain function); "" runs it as a script.
         seconds: CPU time for each input. Wall time may be twice that, so that a verdict does not depend on what else
-            the machine does; for a program that computes on an idle machine they are the same.
+            the machine does; for a program that computes on an idle machine they are the same. Over all inputs it may
+            wait for as long as it computed and `WAIT_SECONDS` more: who sleeps does not hold the judge.
         unsafe: leave bubblewrap out; limits and watching remain.
 
     Raises:
-        MachineFullError: there was no process or memory for it, in none of several attempts.
+        MachineFullError: there was no process or memory for it, in none of several attempts, or it was lost.
         RuntimeError: the sandbox did not start, for another reason that is not the program's.
     """
 
     def __init__(self, source: str, function: str = "", seconds: int = 6, unsafe: bool = False) -> None:
-        self.wall_seconds = 2 * seconds
+        self.seconds = seconds
+        self.spare = WAIT_SECONDS
         for wait in [*START_WAITS, None]:
             try:
                 self._start(source, function, seconds, unsafe)
@@ -88,6 +105,8 @@ class Sandbox:
                 time.sleep(wait)
 
     def _start(self, source: str, function: str, seconds: int, unsafe: bool) -> None:
+        user = 0 if unsafe else _bubblewrap.spare_user()
+        tasks = TASKS if user or (KERNEL >= (5, 14) and not unsafe) else 0
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with (
             theirs,
@@ -98,19 +117,20 @@ class Sandbox:
             try:
                 self.process = subprocess.Popen(
                     [
-                        *([] if unsafe else _bubblewrap(program.fileno())),
+                        *([] if unsafe else _bubblewrap.command(program.fileno(), user)),
                         *(os.path.realpath(sys.executable), "-s", "-S", "-P", "-B"),
                         _driver.__file__ if unsafe else "/driver.py",
                         *(str(theirs.fileno()), str(call_filter.fileno())),
-                        f"/dev/fd/{program.fileno()}" if unsafe else PROGRAM,
-                        str(seconds),
+                        f"/dev/fd/{program.fileno()}" if unsafe else str(_bubblewrap.PROGRAM),
+                        *(str(seconds), str(tasks), str(user)),
                         *([function] if function else []),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=messages,
                     pass_fds=[theirs.fileno(), program.fileno(), call_filter.fileno()],
-                    env=ENVIRONMENT | {"PYTHONPATH": str(_packages.site_packages()) if unsafe else PACKAGES},
+                    env=ENVIRONMENT
+                    | {"PYTHONPATH": str(_packages.site_packages() if unsafe else _bubblewrap.PACKAGES)},
                     start_new_session=True,
                 )
             except OSError as error:
@@ -122,8 +142,14 @@ class Sandbox:
                 self.__exit__(None, None, None)
                 messages.seek(0)
                 said = messages.read(2000).decode(errors="replace").strip() or "it did not start"
-                raise (MachineFullError if any(os.strerror(n) in said for n in FULL) else RuntimeError)(said)
-        self.compiled = self._receive(START_SECONDS) == _driver.COMPILED
+                killed = self.process.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}
+                full = killed or any(os.strerror(number) in said for number in FULL)
+                raise (MachineFullError if full else RuntimeError)(said)
+        compiled = self._receive(START_SECONDS)
+        if compiled == _driver.NOT_FORKED or not compiled:
+            self.__exit__(None, None, None)
+            raise MachineFullError("no process for the program") if compiled else LostError("lost while compiling")
+        self.compiled = compiled == _driver.COMPILED
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -145,31 +171,34 @@ class Sandbox:
         """Run the program on one input. After any other status than ok the sandbox is of no more use.
 
         Raises:
-            MachineFullError: there was no process for it, in none of several attempts.
+            MachineFullError: there was no process for it, in none of several attempts, or it was lost.
         """
         if not self.compiled:
             return Outcome("compile_error")
+        began = time.monotonic()
         with _memory_file(data) as stdin, _memory_file() as output:
             try:
                 socket.send_fds(self.control, [b"."], [stdin.fileno(), output.fileno()])
             except OSError:
-                return Outcome("runtime_error")  # it has killed the process that would have run it
-            reply = self._receive(self.wall_seconds)
+                raise LostError("lost between two inputs") from None
+            reply = self._receive(self.seconds + min(self.seconds, self.spare))
             if isinstance(reply, str):
                 return Outcome(reply)
             if reply == _driver.NOT_FORKED:
                 raise MachineFullError("no process for the program")
+            if not reply:
+                raise LostError("lost while the program ran")
             if excess := self._excess():
                 return Outcome(excess)
             found = os.pread(output.fileno(), _driver.OUTPUT_LIMIT, 0)
-        code = int.from_bytes(reply, "little", signed=True) if len(reply) == 4 else _driver.FAILED
-        reasons = {
-            0: "ok",
-            _driver.OUT_OF_MEMORY: "memory_limit",
-            -signal.SIGXCPU: "timeout",
-            -signal.SIGKILL: "timeout",  # of one that had ignored the signal before
-            -signal.SIGXFSZ: "output_limit",
-        }
+        code, computed = struct.unpack(_driver.ENDED, reply)
+        waited = time.monotonic() - began - computed
+        self.spare = max(0, self.spare + computed - waited)
+        if code == -signal.SIGXCPU or computed >= self.seconds:  # also of one that ignores the signal
+            return Outcome("timeout", found)
+        if code == -signal.SIGKILL:  # which the sandbox lets nobody send
+            raise LostError("the machine killed the program")
+        reasons = {0: "ok", _driver.OUT_OF_MEMORY: "memory_limit", -signal.SIGXFSZ: "output_limit"}
         return Outcome(reasons.get(code, "runtime_error"), found)
 
     def _receive(self, seconds: float) -> bytes | str:
@@ -190,19 +219,31 @@ class Sandbox:
         return "thread_limit" if tasks > TASKS else "memory_limit" if memory > MEMORY else ""
 
 
-def check(unsafe: bool) -> None:
-    """See that programs can be run here.
+def check(unsafe: bool, secret: Sequence[Path] = ()) -> None:
+    """See that programs can be run here, and see no file of `secret`.
 
     Raises:
-        UserError: there is no bubblewrap, or it cannot make a sandbox.
+        UserError: there is no bubblewrap, it cannot make a sandbox, or one is not closed.
     """
     if not unsafe and not shutil.which("bwrap"):
         raise UserError(f"no bubblewrap for model-written programs: apt-get install bubblewrap, {CURE}")
+    looked = [] if unsafe else [str(path.resolve()) for path in secret]
+    packages = [str(_bubblewrap.PACKAGES / folder.name) for folder in _packages.folders() if not unsafe]
+    program = (
+        "import os\nprint(input()[::-1])\n"
+        f"print(*[path for path in {looked} if os.path.lexists(path)])\n"
+        f"print(*[path for path in {packages} if not os.access(path, os.R_OK | os.X_OK)])"
+    )
     try:
-        with Sandbox("print(input()[::-1])", unsafe=unsafe) as sandbox:
+        with Sandbox(program, unsafe=unsafe) as sandbox:
             outcome, (tasks, _) = sandbox.run(b"abc"), usage(sandbox.process.pid)
             seen = tasks >= (1 if unsafe else 3)  # bubblewrap twice and the driver, or the driver alone
-            problem = "" if outcome == Outcome("ok", b"cba\n") and seen else f"{outcome}, {tasks} tasks"
+            said, *found = outcome.output.decode(errors="replace").split("\n")
+            problem = "" if outcome.status == "ok" and said == "cba" and seen else f"{outcome}, {tasks} tasks"
+            if not problem and found[0]:
+                raise UserError(f"{found[0]}: programs can read it in the sandbox: let it lie elsewhere")
+            if not problem and found[1]:
+                problem = f"whoever is not its owner may not read {found[1]}: chmod -R go+rX {sys.prefix}"
     except MachineFullError as error:
         raise UserError(
             f"this machine has no process or memory to spare for model-written programs ({error}): run again when it "
@@ -212,8 +253,7 @@ def check(unsafe: bool) -> None:
         problem = str(error)
     if problem:
         raise UserError(
-            f"model-written programs cannot run in bubblewrap here ({problem}): allow unprivileged user namespaces "
-            f"(in a container, its seccomp profile must), {CURE}"
+            f"model-written programs cannot run in bubblewrap here ({problem}): {ALLOW[os.geteuid() == 0]}, {CURE}"
         )
 
 
@@ -248,33 +288,3 @@ def _memory_file(content: bytes = b"") -> BinaryIO:
     stream.write(content)
     stream.seek(0)
     return stream
-
-
-def _bubblewrap(program: int) -> list[str]:
-    """The command that runs another in a sandbox whose files are the system's and the interpreter's, read-only.
-
-    The open file `program` is put at `PROGRAM`, packages into `PACKAGES`.
-
-    There is no /proc and no /sys, and even /tmp cannot be written to: then nothing needs a size limit, for which
-    Debian 11, Ubuntu 22.04 and RHEL 9 have a bubblewrap too old.
-    """
-    system = []
-    for path in map(Path, ("/lib", "/lib32", "/lib64", "/bin", "/sbin")):
-        if path.is_symlink():  # into /usr
-            system += ["--symlink", str(path.readlink()), str(path)]
-        elif path.exists():
-            system += ["--ro-bind", str(path), str(path)]
-    return [
-        *(shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
-        *("--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--cap-drop", "ALL"),
-        *("--ro-bind", "/usr", "/usr", *system),
-        *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-        *("--ro-bind", sys.base_prefix, sys.base_prefix),
-        *(word for folder in _packages.folders() for word in ("--ro-bind", str(folder), f"{PACKAGES}/{folder.name}")),
-        *("--ro-bind", _driver.__file__, "/driver.py"),
-        *("--dev-bind", "/dev/urandom", "/dev/urandom"),
-        # Of standard input and output the names alone, for whoever asks whether they exist: the driver opens the files.
-        *(word for path in ("/dev/null", *_driver.STANDARD) for word in ("--dev-bind", "/dev/null", path)),
-        *("--ro-bind-data", str(program), PROGRAM),
-        *("--remount-ro", "/", "--chdir", str(Path(PROGRAM).parent)),
-    ]

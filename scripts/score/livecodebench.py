@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from scripts.questions._livecodebench import read_problems
+from scripts.questions._livecodebench import FILES, read_problems
 from scripts.run.errors import UserError
 from scripts.run.progress import Progress
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -67,7 +67,7 @@ def try_all(programs: dict[str, set[str]], datasets: list[Path], unsafe: bool) -
 
 def judge_all(pairs: list[tuple[str, str]], datasets: list[Path], unsafe: bool, thinks: bool = True) -> list[Verdict]:
     """Judge (output, digest of the tests) pairs; equal programs for one problem are run once."""
-    check(unsafe)
+    check(unsafe, [path for folder in datasets for name in FILES if (path := folder / name).is_file()])
     if unsafe:
         logging.getLogger(__name__).warning("unsafe_code: model-written programs run without a sandbox")
     found = [(extract(output), extract(behind_thought(output, thinks)), digest) for output, digest in pairs]
