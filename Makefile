@@ -6,6 +6,9 @@ PYTHON ?= python3.11
 LOCK ?= envs/cpu.txt
 CONFIG ?= config/config.yaml
 UV := 0.13.9
+COMPILE := --quiet --python-version 3.11 --no-annotate --no-header --generate-hashes
+# Torch without CUDA is to be had from PyTorch's own index; the other packages' hashes are in the locks.
+TORCH_INDEX := $(if $(findstring cpu,$(LOCK)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -71,15 +74,16 @@ check:
 .venv/installed: $(LOCK) | check
 	@echo "installing the packages of $(LOCK) into .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
-	pip install --quiet uv==$(UV) $$(grep '^torch==' $(LOCK))
-	uv pip install --quiet --no-deps --compile-bytecode --requirement $(LOCK)
+	pip install --quiet --no-deps --require-hashes --requirement envs/uv.txt
+	pip install --quiet --no-deps $(TORCH_INDEX) $$(grep -o '^torch==[^ ]*' $(LOCK))
+	uv pip install --quiet --no-deps --compile-bytecode --require-hashes --requirement $(LOCK)
 	touch $@
 
-lock: env ## compile envs/cpu.txt and envs/cuda.txt anew
-	uv pip compile --quiet envs/cpu.in --override envs/overrides.in --override envs/overrides-cpu.in \
-		--python-version 3.11 --no-annotate --no-header --output-file envs/cpu.txt
-	uv pip compile --quiet envs/cuda.in --override envs/overrides.in \
-		--python-version 3.11 --no-annotate --no-header --output-file envs/cuda.txt
+lock: env ## compile the locks in envs/ anew
+	uv pip compile $(COMPILE) envs/cpu.in --override envs/overrides.in --override envs/overrides-cpu.in \
+		--output-file envs/cpu.txt
+	uv pip compile $(COMPILE) envs/cuda.in --override envs/overrides.in --output-file envs/cuda.txt
+	echo "uv==$(UV)" | uv pip compile $(COMPILE) - --output-file envs/uv.txt
 
 retrain: env ## train the tiny reasoners from nothing (about 40 minutes) into resources/models/
 	snakemake --cores all --config retrain=True -- $(TINY:%=results/models/%/manifest.json)

@@ -15,6 +15,7 @@ from scripts.audit._making import arguments, wrong
 from scripts.audit._records import read_results
 from scripts.audit.verify import ALTERED, MISSING, Cause, _gone, notes, verify
 from scripts.generate.store import Store, checkpoint_digest, read_segment, write_segment
+from scripts.quantize._store import is_whole
 from scripts.run.errors import UserError
 from scripts.run.files import sha256
 from scripts.run.record import self_digest
@@ -31,10 +32,12 @@ from tests.tamper import (
     copy,
     delete,
     edit_rows,
+    flip,
     forge,
     raise_mean,
     read_record,
     record_of,
+    rename,
     segment,
     vouch,
     write,
@@ -273,3 +276,57 @@ def test_a_segment_of_another_form_is_damaged(study: Path, table: pa.Table | Non
     assert self_digest(json.loads(Path(record_of(SAMPLES)).read_text()))
     Store(checkpoint_digest(Path(RTN, "checkpoint")), set(), {})
     assert not evil.exists()  # set aside, and said
+
+
+def test_a_record_of_a_checkpoint_leads_to_its_address(study: Path):
+    """Whatever a record says of a checkpoint's making, alone or with the address that goes with it."""
+    assert causes(CHECKPOINT) == []
+    record, name = read_record(CHECKPOINT), record_of(CHECKPOINT)
+    settings = record["parameters"]["settings"]
+    for change in (
+        {"parameters": record["parameters"] | {"settings": settings | {"bits": 4}}},
+        {"packages": record["packages"] | {"torch": "1.0"}},
+        {"facts": record["facts"] | {"address": "0" * 64}},
+        {"facts": {}},
+    ):
+        forge(CHECKPOINT, **record | change)
+        (cause,) = causes(CHECKPOINT)
+        assert (cause.kind, cause.name) == (ALTERED, name)
+        assert "leads to" in cause.why
+        expected = cause.why.rpartition(" ")[2]
+        if "facts" not in change:
+            forge(CHECKPOINT, facts=record["facts"] | {"address": expected})
+            (cause,) = causes(CHECKPOINT)
+            assert (cause.kind, cause.name) == (ALTERED, name)
+            assert cause.why.endswith(f"the checkpoint is that of {record['facts']['address']}")
+    forge(CHECKPOINT, **record)
+    assert causes(CHECKPOINT) == []
+    entry = f"results/store/checkpoints/{record['facts']['address']}"
+    append(f"{entry}/manifest.json", " ")
+    assert [(cause.kind, cause.name) for cause in causes(CHECKPOINT)] == [(ALTERED, CHECKPOINT)]
+    delete(entry)
+    assert causes(CHECKPOINT) == []
+
+
+def test_an_entry_of_the_store_is_read_before_it_is_linked(study: Path, capsys: pytest.CaptureFixture[str]):
+    """Its size and time may be kept; it is thrown away, and the checkpoint made anew."""
+    source = Path("results/store/checkpoints", read_record(CHECKPOINT)["facts"]["address"])
+    folder, manifest = Path("checkpoint"), json.loads((source / "manifest.json").read_text())
+    shard = "checkpoint/model.safetensors"
+    for number, damage in enumerate(
+        (
+            lambda entry: flip(f"{entry}/{shard}", keep_time=True),
+            lambda entry: write(f"{entry}/manifest.json", b"[]"),
+            lambda entry: write(f"{entry}/manifest.json", b"{"),
+            lambda entry: write(f"{entry}/manifest.json", json.dumps(manifest | {"files": {}}).encode()),
+            lambda entry: write(f"{entry}/{folder}/.evil.safetensors", b"x"),
+            lambda entry: (rename(f"{entry}/{shard}", "shard"), Path(entry, shard).symlink_to(Path("shard").resolve())),
+        )
+    ):
+        entry = Path(f"entry-{number}")
+        shutil.copytree(source, entry)
+        assert is_whole(entry)
+        damage(str(entry))
+        assert not is_whole(entry)
+        assert f"{entry} is damaged" in capsys.readouterr().out
+        assert not entry.exists()

@@ -12,7 +12,9 @@ from scripts.audit._causes import ALTERED, MISSING, Cause, progress
 from scripts.audit._making import arguments
 from scripts.audit._records import Results
 from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, differing, read_segment, segments
-from scripts.run.record import again
+from scripts.run.files import sha256
+from scripts.run.imports import package_versions
+from scripts.run.record import again, record_path
 from scripts.table import read_rows
 
 
@@ -21,13 +23,39 @@ def wrong_rows(results: Results, judge: bool, names: list[str]) -> Iterator[Caus
     remade: set[str] = set()
     for name in progress(names, "rows", len(names)):
         record = results.artifacts[name]
-        if record["rule"] == "generate":
+        if name.endswith("/checkpoint") and "scripts/quantize/_store.py" in record["code"]:
+            yield from _addressed(results, name, record)
+        elif record["rule"] == "generate":
             yield from _stored(results, name, record)
         elif record["rule"] == "score":
             yield from _copied(results, name, record)
         if record["sha256"] not in remade and record["rule"] in ("report", *(["score"] if judge else [])):
             remade.add(record["sha256"])
             yield from _recomputed(results, record)
+
+
+def _addressed(results: Results, name: str, record: dict) -> Iterator[Cause]:
+    """A checkpoint that its record's settings, inputs, code and packages do not lead to in the store of checkpoints.
+
+    Of one that the store does not hold any more, under no address, only that its record agrees with itself is known.
+    """
+    from scripts.quantize._store import CHECKPOINTS, address  # with which comes torch
+
+    calibration = [results.path(source) for source in record["inputs"] if source.startswith("results/calibrate/")]
+    model = next(results.path(source) for source in record["inputs"] if source.startswith("results/models/"))
+    packages = {package: record["packages"].get(package) for package in package_versions(record["module"])}
+    expected = address(record["module"], model, record["parameters"]["settings"], calibration, packages)
+    entries = results.path(str(CHECKPOINTS)).glob("*/manifest.json")
+    manifests = {path.parent.name: sha256(path) for path in entries if path.is_file()}
+    made = record["outputs"][name]
+    if record["facts"].get("address") != expected:
+        why = f"says the address {record['facts'].get('address')}, and what it says of the making leads to {expected}"
+        yield Cause(ALTERED, str(record_path(Path(name))), why)
+    elif manifests.get(expected, made) != made:
+        yield Cause(ALTERED, name, f"is not what {CHECKPOINTS / expected} holds")
+    elif expected not in manifests and (others := [entry for entry in manifests if manifests[entry] == made]):
+        why = f"leads to {CHECKPOINTS / expected}, but the checkpoint is that of {others[0]}"
+        yield Cause(ALTERED, str(record_path(Path(name))), why)
 
 
 def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:

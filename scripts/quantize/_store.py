@@ -26,7 +26,6 @@ from scripts.run import record
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease
-from scripts.run.unchanged import altered_files
 from scripts.table import read_rows
 
 CHECKPOINTS = Path("results/store/checkpoints")
@@ -48,9 +47,10 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
             if is_whole(entry):
                 link_checkpoint(entry / "checkpoint", checkpoint)
                 shutil.copyfile(entry / "manifest.json", manifest)
-                record.add_facts(stored=entry.name)
+                record.add_facts(address=entry.name, stored=True)
                 print(f"quantize {manifest.parent}: linked from the store", flush=True)
                 return
+            record.add_facts(address=entry.name)
             if calibration:
                 others["calibration"] = calibration
             with keeping(entry / "parts"):
@@ -117,21 +117,36 @@ def forget_parts() -> None:
 
 
 def is_whole(entry: Path) -> bool:
-    """Does the store hold this checkpoint? A damaged one is named and removed."""
+    """Does the store hold this checkpoint? All of it is read; a damaged one is named and removed."""
     if not (entry / "manifest.json").exists():
         return False
-    if damaged := altered_files(entry / "checkpoint", entry / "manifest.json"):
-        print(f"store: {entry} is damaged ({damaged[0]} is missing or altered); made anew", flush=True)
+    folder = entry / "checkpoint"
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
+    try:
+        stated = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))["files"]
+        damaged = [
+            name
+            for name in sorted(stated.keys() | files.keys())
+            if name not in files
+            or files[name].is_symlink()
+            or sha256(files[name]) != stated.get(name, {}).get("sha256")
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        damaged = ["manifest.json"]
+    if damaged:
+        print(f"store: {entry} is damaged ({damaged[0]} is missing, altered or no part of it); made anew", flush=True)
         shutil.rmtree(entry)
         return False
     return True
 
 
-def address(module: str, model: Path, settings: dict, calibration: list[Path]) -> str:
-    """Digest of all that determines a checkpoint."""
+def address(
+    module: str, model: Path, settings: dict, calibration: list[Path], packages: dict[str, str] | None = None
+) -> str:
+    """Digest of all that determines a checkpoint; an audit knows the packages of another day."""
     content = {
         "code": code_digest(module),
-        "packages": package_versions(module),
+        "packages": packages or package_versions(module),
         "settings": settings,
         "model": sha256(model.with_name("manifest.json")),
         "calibration": [read_rows(path) for path in calibration],  # not the file: its metadata name who made it
