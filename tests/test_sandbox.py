@@ -253,16 +253,15 @@ def test_a_hostile_program_hurts_only_itself(name: str):
     assert time.monotonic() - started < 30
 
 
-def test_what_lies_outside_is_out_of_reach():
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_lies_outside_is_out_of_reach(name: str):
     secret = Path.home() / MARKER
-    programs = {name: ATTEMPT.format(body) for name, body in REFUSED.items()}
     secret.write_text(HIDDEN)
     try:
-        with ThreadPoolExecutor(2) as pool:
-            outcomes = dict(zip(programs, pool.map(output_of, programs.values()), strict=True))
+        output = output_of(ATTEMPT.format(REFUSED[name]))
     finally:
         secret.unlink()
-    assert {name: out for name, out in outcomes.items() if not out.startswith(b"refused")} == {}
+    assert output.startswith(b"refused"), output
 
 
 def output_of(program: str, data: bytes = b"") -> bytes:
