@@ -167,6 +167,37 @@ def test_jobs_inside_one_allocation_share_it(root: Path):
         job.communicate()
 
 
+FOLDERS = {
+    "a link to a folder": lambda path: path.symlink_to(path.parent / "elsewhere"),
+    "a link to nothing": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "a file": lambda path: path.write_text(""),
+    "a folder that all may write to": lambda path: (path.mkdir(), path.chmod(0o777)),
+    "a folder that the group may enter": lambda path: (path.mkdir(), path.chmod(0o750)),
+    "a link in a lock's place": lambda path: (path.mkdir(mode=0o700), (path / "machine-0").symlink_to("../stolen")),
+    "a folder in a lock's place": lambda path: (path / "machine-0").mkdir(parents=True) or path.chmod(0o700),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_locks_are_ours_alone(root: Path, name: str):
+    """Whatever somebody put there beforehand: nothing is made elsewhere, and the job says what to delete."""
+    (root / "elsewhere").mkdir()
+    FOLDERS[name](root / f"gpus-of-{os.getuid()}")
+    job = start(root, 1, 0)
+    _, said = job.communicate(timeout=20)
+    assert job.returncode == 1
+    assert said.startswith(f"error: {root}/gpus-of-{os.getuid()}") and "delete it" in said
+    assert not list((root / "elsewhere").iterdir()) and not {"nowhere", "stolen"} & {p.name for p in root.iterdir()}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes folders of others")
+def test_locks_of_another_user_are_refused(root: Path):
+    folder = root / "gpus-of-0"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 1234, 1234)
+    assert f"error: {folder}, where GPUs are locked, belongs to user 1234" in start(root, 1, 0).communicate()[1]
+
+
 def test_a_job_planned_without_gpus_sees_none(root: Path):
     assert start(root, 0, 0).communicate(timeout=20)[0] == "\n"
 

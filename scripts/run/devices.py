@@ -20,6 +20,8 @@ from scripts.run.errors import UserError
 VARIABLE = "PLANNED_GPUS"  # how many the job took: the engine compares
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 HIDDEN = ("", "-1", "NoDevFiles")  # no GPU: CUDA's words, and Slurm's
+# Not in the user's runtime folder, which goes with his last login and is not in containers: who looked elsewhere for
+# locks would take a GPU that is in use. `lock_folder` sees that it is his all the same.
 LOCKS = Path(tempfile.gettempdir(), f"gpus-of-{os.getuid()}")
 POLL_SECONDS = 2
 
@@ -66,12 +68,42 @@ def devices() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def lock_folder() -> int:
+    """The folder of the locks, opened: anybody may have made something else of its name beforehand.
+
+    Raises:
+        UserError: it is no folder, or not this user's alone.
+    """
+    try:
+        LOCKS.mkdir(mode=0o700, exist_ok=True)
+        folder = os.open(LOCKS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise UserError(f"{LOCKS}, where GPUs are locked, is no folder ({error.strerror}): delete it") from None
+    status = os.fstat(folder)
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        os.close(folder)
+        raise UserError(
+            f"{LOCKS}, where GPUs are locked, belongs to user {status.st_uid} with mode {status.st_mode & 0o777:o}, "
+            f"not to {os.getuid()} alone: let its owner or root delete it"
+        )
+    return folder
+
+
 def lock(device: str) -> int | None:
-    """Lock a GPU for this process and the one that it becomes; None if another holds it."""
-    LOCKS.mkdir(mode=0o700, exist_ok=True)
+    """Lock a GPU for this process and the one that it becomes; None if another holds it.
+
+    Raises:
+        UserError: the lock would not be this user's alone.
+    """
     # A number says which GPU it is only within a Slurm job.
     scope = f"{os.environ.get('SLURM_JOB_ID', 'machine')}-" if device.isdigit() else ""
-    file = os.open(LOCKS / f"{scope}{device.replace('/', '_')}", os.O_CREAT | os.O_RDWR, 0o600)
+    name, folder = f"{scope}{device.replace('/', '_')}", lock_folder()
+    try:
+        file = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    except OSError as error:
+        raise UserError(f"{LOCKS / name} is no lock ({error.strerror}): delete it") from None
+    finally:
+        os.close(folder)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -82,7 +114,11 @@ def lock(device: str) -> int | None:
 
 
 def take(count: int, known: list[str]) -> list[str]:
-    """Lock `count` of the known GPUs, all or none, and wait as long as too few are free."""
+    """Lock `count` of the known GPUs, all or none, and wait as long as too few are free.
+
+    Raises:
+        UserError: the locks would not be this user's alone.
+    """
     told = False
     while True:
         held = {}
@@ -116,13 +152,13 @@ def check_visible(visible: int) -> None:
 def main(count: int, module: str, arguments: list[str]) -> None:
     try:
         offered = devices()
+        if 0 < len(offered) < count:
+            raise UserError(f"the job needs {count} GPUs, but was given {len(offered)} ({', '.join(offered)})")
+        os.environ.pop(VARIABLE, None)
+        if offered:
+            os.environ |= {VISIBLE: ",".join(take(count, offered)), VARIABLE: str(count)}
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    if 0 < len(offered) < count:
-        raise SystemExit(f"error: the job needs {count} GPUs, but was given {len(offered)} ({', '.join(offered)})")
-    os.environ.pop(VARIABLE, None)
-    if offered:
-        os.environ |= {VISIBLE: ",".join(take(count, offered)), VARIABLE: str(count)}
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is meant
 
 
