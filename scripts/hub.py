@@ -2,25 +2,29 @@
 
 `results/store/sources/{name}/{revision}/` holds `files/`, `parts/` (what a killed download left, to go on from) and
 `listing.json`: size and digest of each file as the hub stated them or, where it states none, as first fetched. What
-differs from that later is refused. A token (HF_TOKEN) is only ever a header, HF_ENDPOINT names another hub.
+differs from that later is refused. HF_ENDPOINT names another hub. A token (HF_TOKEN) is only ever a header, and only of
+what is asked of that hub itself; no answer is longer than it may be, or compressed (`_client.py`).
 """
 
+import hashlib
 import io
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_url, set_client_factory
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
+from scripts._client import SECONDS, client
 from scripts.quantize._link import link_file
 from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
@@ -55,11 +59,14 @@ class Source:
         return {"repo_id": self.repository, "repo_type": self.kind.removesuffix("s")}
 
 
+set_client_factory(client)
+
+
 def listing(source: Source) -> dict[str, dict]:
     """Size and digest (None: not known yet) of each file of the repository; asked once, as a commit never changes.
 
     Raises:
-        UserError: the hub cannot be reached, or lacks the repository or the revision.
+        UserError: the hub cannot be reached, lacks the repository or the revision, or its listing is none.
     """
     return _read_listing(source)["files"]
 
@@ -77,6 +84,8 @@ def fetch(source: Source, names: Iterable[str]) -> dict[str, Path]:
         known = _read_listing(source)
         paths = {name: source.folder / "files" / name for name in names}
         for name in paths:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise UserError(f"{source}: {name} is no name of a file below a folder")
             if name not in known["files"]:
                 raise UserError(f"{source}: no file {name}; the repository has {', '.join(sorted(known['files']))}")
         missing = [n for n, path in paths.items() if not path.exists() or sha256(path) != known["files"][n]["sha256"]]
@@ -105,15 +114,53 @@ def place(paths: dict[str, Path], target: Path) -> None:
 def _read_listing(source: Source) -> dict:
     path = source.folder / "listing.json"
     if not path.exists():
-        api = HfApi()
-        commit = source.revision
-        if len(commit) < 40:
-            commits = _patiently(source, lambda: api.list_repo_commits(**source.hub))
-            commit = next((c.commit_id for c in commits if c.commit_id.startswith(source.revision)), source.revision)
-        info = _patiently(source, lambda: api.repo_info(**source.hub, revision=commit, files_metadata=True, timeout=30))
-        files = {f.rfilename: {"bytes": f.size, "sha256": f.lfs.sha256 if f.lfs else None} for f in info.siblings}
-        _write_listing(source, {"commit": commit, "files": files})
-    return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            known = _ask_listing(source)
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            said = f"{type(error).__name__}: {error!s:.200}"
+            raise UserError(f"{source}: what the hub says of it is no listing ({said}): see HF_ENDPOINT") from None
+        _write_listing(source, known)
+    try:
+        return _checked(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged: delete it, and it is asked for anew") from None
+
+
+def _ask_listing(source: Source) -> dict:
+    api = HfApi()
+    commit = source.revision
+    if len(commit) < 40:
+        commits = _patiently(source, lambda: api.list_repo_commits(**source.hub))
+        commit = next((c.commit_id for c in commits if c.commit_id.startswith(source.revision)), source.revision)
+    info = _patiently(
+        source, lambda: api.repo_info(**source.hub, revision=commit, files_metadata=True, timeout=SECONDS)
+    )
+    files = {
+        f.rfilename: {
+            "bytes": f.size,
+            "sha256": f.lfs.sha256 if f.lfs else None,
+            "blob": None if f.lfs else f.blob_id,  # of a file in LFS it would be its pointer's
+        }
+        for f in info.siblings
+    }
+    return _checked({"commit": commit, "files": files})
+
+
+def _checked(known: Any) -> dict:
+    """A listing, if each file has a name, a size, and a digest or none.
+
+    Raises:
+        TypeError, ValueError, KeyError, AttributeError: it is of another form.
+    """
+    if not re.fullmatch(r"[0-9a-f]{7,40}", known["commit"]):
+        raise ValueError("no commit")
+    for name, file in known["files"].items():
+        if type(file["bytes"]) is not int or not 0 <= file["bytes"] < 1 << 50:
+            raise ValueError(f"{name!r:.80} has the size {file['bytes']!r:.40}")
+        for kind, digits in (("sha256", 64), ("blob", 40)):
+            if (digest := file.get(kind)) is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
+                raise ValueError(f"{name!r:.80} has the digest {digest!r:.80}")
+    return known
 
 
 def _write_listing(source: Source, known: dict) -> None:
@@ -130,11 +177,15 @@ def _size(path: Path) -> int:
 
 
 class _Part(io.BufferedWriter):
-    """What has come of a file; whatever is written to it counts as progress."""
+    """What has come of a file, up to its size; whatever is written to it counts as progress."""
 
     progress: Progress
+    limit: int
 
     def write(self, chunk: bytes) -> int:
+        if self.tell() + len(chunk) > self.limit:
+            Path(self.raw.name).unlink()
+            raise UserError(f"the hub sends more than the {self.limit:,} bytes that it stated")
         self.progress.add(len(chunk))
         return super().write(chunk)
 
@@ -144,22 +195,23 @@ def _fetch_file(source: Source, name: str, known: dict, progress: Progress) -> N
     part, expected = _part(source, name), known["files"][name]
     part.parent.mkdir(parents=True, exist_ok=True)
     url = hf_hub_url(**source.hub, filename=name, revision=known["commit"])
-    # Not compressed on the way: a compressed answer could not be resumed.
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # also where the client is another
 
     def attempt() -> None:
         with _Part(io.FileIO(part, "ab")) as stream:
-            stream.progress = progress
+            stream.progress, stream.limit = progress, expected["bytes"]
             if stream.tell() < expected["bytes"]:
                 http_get(url, stream, resume_size=stream.tell(), headers=headers, displayed_filename=name)
 
     _patiently(source, attempt, name)
     found = sha256(part)
-    if _size(part) != expected["bytes"] or expected["sha256"] not in (None, found):
+    blob = _blob(part) if expected.get("blob") else None
+    if _size(part) != expected["bytes"] or expected["sha256"] not in (None, found) or expected.get("blob") != blob:
         size = _size(part)
         part.unlink()
         raise UserError(
-            f"{source}: {name} has sha256 {found} ({size} bytes), but should have {expected['sha256'] or 'another'} "
+            f"{source}: {name} has sha256 {found} ({size} bytes), but should have "
+            f"{expected['sha256'] or expected.get('blob')} "
             f"({expected['bytes']} bytes) as the hub stated or as first fetched ({source.folder / 'listing.json'}): "
             "run again; if it stays so, the content behind the revision was changed"
         )
@@ -168,6 +220,12 @@ def _fetch_file(source: Source, name: str, known: dict, progress: Progress) -> N
     part.replace(target)
     expected["sha256"] = found
     _write_listing(source, known)
+
+
+def _blob(path: Path) -> str:
+    """The name that git gives a file's content."""
+    content = path.read_bytes()  # small ones: others are in LFS
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _patiently(source: Source, call: Callable[[], T], name: str = "") -> T:

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from scripts.score import _bubblewrap
 from scripts.score._code import Trial
 from tests.conftest import ROOT
 from tests.test_sandbox import storms
@@ -84,7 +85,8 @@ def as_ordinary_user(folder: Path) -> int:
     home = ["--tmpfs", str(Path.home())] if below else []
     return subprocess.run(
         [
-            *("bwrap", "--dev-bind", "/", "/", *home, "--cap-add", "ALL", "--chdir", str(copy)),
+            *("bwrap", "--dev-bind", "/", "/", *home, *_bubblewrap._folders(*below)),
+            *("--cap-add", "ALL", "--chdir", str(copy)),
             *(word for path in below for word in ("--ro-bind", str(path), str(path))),
             *("setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"),
             *(sys.executable, "-m", "tests.attack"),

@@ -20,7 +20,8 @@ REFUSALS = {  # code → status, the hub's own header
 class Hub:
     """Repositories "datasets/owner/name" or "models/owner/name" with one commit each.
 
-    `faults` are taken one per answer to a file: a status, or after how many bytes the connection is cut.
+    `faults` are taken one per answer to a file: a status, after how many bytes the connection is cut ("cut"), or how
+    many come behind the file ("more"). `listing` is the answer about any repository, `extra` are more headers.
     `stated` replaces digests that are stated of files kept in LFS, which are all but those in `plain`.
     """
 
@@ -29,6 +30,9 @@ class Hub:
         self.faults: list[int | tuple[str, int]] = []
         self.stated: dict[str, str] = {}
         self.plain: set[str] = set()
+        self.blobs: dict[str, str] = {}
+        self.listing: bytes | None = None
+        self.extra: dict[str, str] = {}
         self.gated = False
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
@@ -39,7 +43,8 @@ class Hub:
         files = self.repositories[repository]
         siblings = []
         for name, content in files.items():
-            sibling = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+            sibling = {"rfilename": name, "size": len(content), "blobId": self.blobs.get(name, blob)}
             if name not in self.plain:
                 digest = self.stated.get(name, hashlib.sha256(content).hexdigest())
                 sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
@@ -54,6 +59,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def refuse(self, reason: str) -> None:
         status, code = REFUSALS[reason]
         self.send_response(status)
@@ -63,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, content: bytes, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), "X-Repo-Commit": COMMIT, **headers}.items():
+        stated = {"Content-Length": str(len(content)), "X-Repo-Commit": COMMIT, **headers, **self.hub.extra}
+        for name, value in stated.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(content)
@@ -79,7 +89,9 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("api/"):
             kind, owner, name, what, revision = path.split("/")[1:6]
             repository = f"{kind}/{owner}/{name}"
-            if repository not in self.hub.repositories:
+            if self.hub.listing is not None:
+                self.answer(200, self.hub.listing)
+            elif repository not in self.hub.repositories:
                 self.refuse("repository")
             elif what == "commits":
                 commit = {"id": COMMIT, "title": "", "message": "", "date": "2025-01-01T00:00:00.000Z", "authors": []}
@@ -106,6 +118,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
         rest = content[start:]
+        if fault is not None and fault[0] == "more":
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # who was told more than he asked for hangs up
+                for part in (rest, *[bytes(1_000_000)] * (fault[1] // 1_000_000)):
+                    self.wfile.write(part)
+                    self.hub.bytes_served += len(part)
+            self.close_connection = True
+            return
         if fault is not None:
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(rest)))

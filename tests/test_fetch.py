@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from scripts import _client
 from scripts import hub as fetching
 from scripts.datasets import check_rows
 from scripts.hub import Source, fetch, listing
@@ -132,6 +133,109 @@ def test_a_disk_too_small_is_refused_before_the_download(hub: Hub, monkeypatch: 
     with pytest.raises(UserError, match=r"needs 0\.0 GB, 0\.0 GB are free"):
         fetch(SOURCE, ["data/a.bin"])
     assert not any("resolve" in request for request in hub.requests)
+
+
+def test_more_than_is_stated_is_cut_off(hub: Hub):
+    """Half a gigabyte behind 18 bytes: it ends at the stated size, and what came is not kept."""
+    hub.faults = [("more", 500_000_000)]
+    with pytest.raises(UserError, match="sends more than the 18 bytes that it stated"):
+        fetch(SOURCE, ["b.jsonl"])
+    assert hub.bytes_served < 50_000_000
+    assert not list(STORED.rglob("b.jsonl"))
+    assert fetch(SOURCE, ["b.jsonl"])["b.jsonl"].read_bytes() == b'{"n": 1}\n{"n": 2}\n'
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize("asked", [listing, lambda source: fetch(source, ["b.jsonl"])], ids=["listing", "file"])
+def test_nothing_is_unpacked_that_was_not_asked_for(hub: Hub, asked: Callable, encoding: str):
+    if asked is not listing:
+        listing(SOURCE)
+    hub.extra = {"Content-Encoding": encoding}
+    with pytest.raises(UserError, match=f"127.0.0.1 answers in '{encoding}', which it was not asked for"):
+        asked(SOURCE)
+    hub.extra = {}
+    assert {headers["Accept-Encoding"] for headers in hub.headers} == {"identity"}
+
+
+def test_an_endless_listing_is_cut_off(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_client, "ANSWER_LIMIT", 1 << 20)
+    hub.listing = b'{"id": "' + b"x" * 3_000_000 + b'"}'
+    with pytest.raises(UserError, match=r"127.0.0.1 answers with more than 1 MiB"):
+        listing(SOURCE)
+
+
+def test_the_token_goes_to_the_hub_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    """Not to whom an answer names as the next page, nor to another port of the same host."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    with running() as other:
+        other.repositories = hub.repositories
+        hub.extra = {"Link": f'<{other.url}/api/datasets/owner/numbers/commits/main?p=1>; rel="next"'}
+        fetching._read_listing(Source("datasets", "numbers", "owner/numbers", COMMIT[:7]))
+        assert [headers.get("authorization") for headers in other.headers] == [None]
+        assert {headers["authorization"] for headers in hub.headers} == {"Bearer hf_secretsecret"}
+
+
+def test_small_files_are_compared_with_the_hubs_blob(hub: Hub):
+    """On the first fetch, too, when no SHA-256 is known of what is not in LFS."""
+    hub.blobs["b.jsonl"] = "a" * 40
+    with pytest.raises(UserError, match=f"b.jsonl has sha256 .* but should have {'a' * 40}"):
+        fetch(SOURCE, ["b.jsonl"])
+    assert not list(STORED.rglob("b.jsonl"))
+
+
+FILE = {"rfilename": "b.jsonl", "size": 18, "blobId": "0" * 40}
+LISTINGS = {
+    "no JSON": b"<html>",
+    "nothing": b"",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"7",
+    "no files": {"siblings": None},
+    "files that are a text": {"siblings": "b.jsonl"},
+    "files that are numbers": {"siblings": [1]},
+    "a file without a name": {"siblings": [{"size": 1}]},
+    "a name that is a list": {"siblings": [FILE | {"rfilename": ["b.jsonl"]}]},
+    "a size that is null": {"siblings": [FILE | {"size": None}]},
+    "a size that is a text": {"siblings": [FILE | {"size": "18"}]},
+    "a size below zero": {"siblings": [FILE | {"size": -1}]},
+    "a size that is true": {"siblings": [FILE | {"size": True}]},
+    "a size beyond all disks": {"siblings": [FILE | {"size": 1 << 62}]},
+    "a digest that is none": {"siblings": [FILE | {"lfs": {"sha256": "x", "size": 18, "pointerSize": 1}}]},
+    "a digest that is a number": {"siblings": [FILE | {"lfs": {"sha256": 1, "size": 18, "pointerSize": 1}}]},
+    "LFS without a digest": {"siblings": [FILE | {"lfs": {"size": 18}}]},
+    "a blob with a line feed": {"siblings": [FILE | {"blobId": "0" * 40 + "\n"}]},
+    "nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_listing_of_another_form_is_said_in_words(hub: Hub, name: str):
+    found = LISTINGS[name]
+    hub.listing = (
+        found if isinstance(found, bytes) else json.dumps({"id": "owner/numbers", "sha": COMMIT} | found).encode()
+    )
+    with pytest.raises(
+        UserError, match=r"^datasets numbers \(owner/numbers at .*what the hub says of it is no listing"
+    ):
+        listing(SOURCE)
+    assert not (STORED / "listing.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", '{"commit": 1}', json.dumps({"commit": COMMIT, "files": {"a": {}}})]
+)
+def test_a_damaged_listing_of_the_store_is_named(hub: Hub, content: str):
+    STORED.mkdir(parents=True)
+    (STORED / "listing.json").write_text(content)
+    with pytest.raises(UserError, match=r"listing.json is damaged: delete it"):
+        listing(SOURCE)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "data/../../x"])
+def test_names_stay_below_the_folder(hub: Hub, name: str):
+    hub.repositories["datasets/owner/numbers"][name] = b"x"
+    with pytest.raises(UserError, match="is no name of a file below a folder"):
+        fetch(SOURCE, [name])
 
 
 ROWS = {
