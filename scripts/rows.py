@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from scripts.run.errors import UserError
 
+LONGEST = 1 << 28  # characters of a line; the longest of a known data set has a fifth of them
 AGAIN = "correct it there, or take the file of the stated revision"
 
 
@@ -158,7 +159,11 @@ def _opened(path: Path) -> BinaryIO:
 def _text(path: Path, stream: BinaryIO, newline: str) -> Iterator[str]:
     """Lines of a file in UTF-8, with a byte order mark or without."""
     try:
-        yield from io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline)
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline)
+        while line := text.readline(LONGEST):
+            if len(line) == LONGEST:  # a KB of zstd may hold it
+                raise UserError(f"{path}: a line of more than {LONGEST:,} characters: {AGAIN}")
+            yield line
     except UnicodeDecodeError:
         with _opened(path) as again:
             for number, line in enumerate(io.BufferedReader(again), start=1):

@@ -125,6 +125,19 @@ BAD_ROWS = {
     "no line": "",
     "a column less": json.dumps({"question_id": "x"}),
     "a test that is no text": json.dumps(code_problem("x", [{"input": 1, "output": "1"}])),
+    "a bomb of lists": json.dumps(code_problem("x", [], private_test_cases=packed("[" + "[]," * 10**6 + "[]]"))),
+    "a bomb of lists in a test": json.dumps(
+        code_problem("x", [], private_test_cases='[{"input": [' + "[]," * 10**6 + '[]], "output": ""}]')
+    ),
+    "a bomb of tests": json.dumps(
+        code_problem("x", [], private_test_cases=json.dumps([{"input": "", "output": ""}] * 10_001))
+    ),
+    "a bomb of fields": json.dumps(
+        code_problem("x", [], private_test_cases=json.dumps([{str(n): "" for n in range(10**5)}]))
+    ),
+    "a bomb beside the tests": json.dumps(code_problem("x", DOUBLE) | {"more": [[]] * 10**6}),
+    "tests that do not end": json.dumps(code_problem("x", [], private_test_cases="[")),
+    "something behind the tests": json.dumps(code_problem("x", [], private_test_cases=json.dumps(DOUBLE[:1]) + "x")),
     "tests that are none": json.dumps(code_problem("x", [], private_test_cases="[1]")),
     "a function's name that is none": json.dumps(code_problem("x", DOUBLE, "a b")),
     "a bad pickle": json.dumps(code_problem("x", DOUBLE, private_test_cases=BAD_PACKING["a pickle that runs"][0])),

@@ -4,12 +4,18 @@ The templates are the published ones (tokenizer_config.json of each repository),
 without tools reaches.
 """
 
+import resource
+import time
+
 import pytest
 from transformers import Qwen2Tokenizer
 
+from scripts import template
 from scripts.generate.prompts import build_requests, prompt_ids
 from scripts.models.arithmetic import build_tokenizer
 from scripts.run.config import _read_table
+from scripts.run.errors import UserError
+from scripts.template import check_template
 from tests.conftest import ROOT
 
 BOS = "<｜begin▁of▁sentence｜>"
@@ -78,7 +84,7 @@ def test_a_model_is_asked_in_its_own_words(model: str, monkeypatch: pytest.Monke
     template, bos, prompt = next(asked for name, asked in ASKED.items() if facts["repository"].startswith(name))
     tokenizer = tokenizer_of(template, bos)
     messages = [{"role": "user", "content": QUESTION}]
-    ids = prompt_ids(tokenizer, messages)
+    (ids,) = prompt_ids(tokenizer, [messages])
     assert tokenizer.decode(ids) == prompt
     assert ids.count(tokenizer.convert_tokens_to_ids(BOS)) == (0 if bos is None else 1)
     assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == (0 if model == "qwen3-8b" else 1)
@@ -91,3 +97,85 @@ def test_a_model_is_asked_in_its_own_words(model: str, monkeypatch: pytest.Monke
 
 def test_all_models_of_the_study_are_there():
     assert len(MODELS) == 8
+
+
+USER = "{{ messages[-1]['content'] }}"
+HEAVY = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{{ '' }}{% endfor %}{% endfor %}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a long text": "{{ ('x' * 10 ** 11) | length }}",
+    "text that grows": "{% set n = namespace(x='x' * 99) %}{% for i in range(99) %}{% set n.x = n.x * 2 %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_template_cannot_hold_the_job(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Also within one call of C, which no signal's handler interrupts; the job's own memory stays as it is."""
+    monkeypatch.setattr(template, "SECONDS", 1)
+    tokenizer = tokenizer_of(HEAVY[name] + USER, None)
+    began = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"its chat template (takes more than 1 s|fails .*MemoryError|does not survive)"
+    ):
+        prompt_ids(tokenizer, [ASK])
+    assert time.monotonic() - began < 8
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+ASK = [{"role": "user", "content": QUESTION}]
+ILL = {
+    "no template": ("", "has no chat template"),
+    "a template that is none": ("{% if %}", "fails .*TemplateSyntaxError"),
+    "a system prompt is demanded": (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}" + USER,
+        "fails .*no system",
+    ),
+    "code": ("{{ messages.__class__.__base__.__subclasses__() }}" + USER, "fails .*SecurityError"),
+    "the day": ("{{ strftime_now('%d %b %Y') }}" + USER, "writes the day"),
+    "the time": ("{% if strftime_now('%H') | int >= 0 %}{{ strftime_now('%c') }}{% endif %}" + USER, "writes the day"),
+    "two BOS with a line between": ("{{ bos_token }}\n{{ bos_token }}" + USER, "writes 2 BOS"),
+    "BOS again in the turn": ("{{ bos_token }}<|im_start|>user {{ bos_token }}" + USER, "writes 2 BOS"),
+    "no BOS": ("<|im_start|>user\n" + USER, "leaves it out"),
+    "parts of content": (
+        "{{ bos_token }}{% for part in messages[0].content %}{{ part.text }}{% endfor %}",
+        "question out",
+    ),
+    "the question dropped": ("{{ bos_token }}<|im_start|>user", "leaves the question out"),
+    "the question changed": ("{{ bos_token }}{{ messages[0].content | upper }}", "leaves the question out"),
+}
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_a_template_that_asks_otherwise_is_refused(name: str):
+    text, reason = ILL[name]
+    with pytest.raises(UserError, match=rf"^models mine: its? .*{reason}"):
+        check_template(tokenizer_of(text, build_tokenizer().bos_token), "models mine")
+
+
+def test_a_marker_that_decoding_drops_is_refused():
+    tokenizer = tokenizer_of(R1, BOS)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    with pytest.raises(UserError, match="calls </think> special"):
+        check_template(tokenizer, "models mine")
+
+
+def test_a_thought_that_is_closed_is_said(caplog: pytest.LogCaptureFixture):
+    check_template(tokenizer_of(R1 + "</think>", BOS), "models mine")
+    assert "models mine: its chat template closes the thought itself" in caplog.text
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_studys_templates_pass(name: str, caplog: pytest.LogCaptureFixture):
+    text, bos, _ = ASKED[name]
+    check_template(tokenizer_of(text, bos), name)
+    assert not caplog.text
+
+
+def test_a_bos_that_opens_each_turn_passes():
+    """As SmolLM2's, which has a system prompt of its own, too; a date that is not printed does no harm."""
+    text = (
+        "<|im_start|>system\nYou help.<|im_end|>\n{% for message in messages %}<|im_start|>{{ message.role }}\n"
+        "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+        "{% if tools %}{{ strftime_now('%Y') }}{% endif %}"
+    )
+    check_template(tokenizer_of(text, "<|im_start|>"), "models mine")

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
+from scripts.template import Conversation, render
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ def build_requests(
         known: answer lengths by benchmark, question and seed, where known.
 
     Raises:
-        UserError: a prompt leaves no room for an answer, or has two BOS.
+        UserError: a prompt leaves no room for an answer, or has two BOS; the chat template fails.
     """
     requests = []
-    for row in questions:
-        ids = prompt_ids(tokenizer, row["messages"])
+    prompts = prompt_ids(tokenizer, [row["messages"] for row in questions])
+    for row, ids in zip(questions, prompts, strict=True):
         if len(ids) >= settings["max_model_len"]:
             raise UserError(
                 f"{row['benchmark']}: question {row['id']} has {len(ids)} prompt tokens; "
@@ -62,23 +63,24 @@ def build_requests(
     return requests
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of a conversation up to where the model begins to think.
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation]) -> list[list[int]]:
+    """Token ids of each conversation up to where the model begins to think.
 
     The template writes the BOS itself, so tokenizing must not add another.
 
     Raises:
-        UserError: the ids begin with two BOS.
+        UserError: the ids begin with two BOS; the template fails.
     """
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    bos = tokenizer.bos_token_id
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise UserError(
-            f"{tokenizer.name_or_path}: the chat template renders a doubled BOS ({tokenizer.bos_token}); "
-            "remove one from its chat_template"
-        )
-    return ids
+    bos, prompts = tokenizer.bos_token_id, []
+    for text in render(tokenizer, conversations):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the chat template renders a doubled BOS ({tokenizer.bos_token}); "
+                "remove one from its chat_template"
+            )
+        prompts.append(ids)
+    return prompts
 
 
 def request_seed(seed: int, question_id: str, *, paper_seeds: bool) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from scripts.hub import Source, fetch, listing, place
 from scripts.manifest import write_manifest
@@ -16,6 +16,7 @@ from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
 from scripts.run.stage import Output, Parameter, Settings, stage
+from scripts.template import check_template
 
 TAKEN = [
     WEIGHTS, "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
@@ -91,21 +92,26 @@ def settle_tokenizer(checkpoint: Path, where: object) -> None:
     loaded by their name on the hub. Where the two differ, the class that follows tokenizer.json is named instead.
 
     Raises:
-        UserError: they differ even so.
+        UserError: a file cannot be read, or they differ even so.
     """
-    described = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(PROBE, add_special_tokens=False).ids
+    try:
+        described = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(PROBE, add_special_tokens=False).ids
+        loaded = AutoTokenizer.from_pretrained(checkpoint)
+    except Exception as error:  # noqa: BLE001 - both raise what they like
+        said = " ".join(str(error).split())
+        raise UserError(f"{where}: its tokenizer cannot be read ({said:.300}): fetch its files anew") from None
 
-    def agrees() -> bool:
-        return AutoTokenizer.from_pretrained(checkpoint)(PROBE, add_special_tokens=False).input_ids == described
+    def agrees(tokenizer: PreTrainedTokenizerBase) -> bool:
+        return tokenizer(PROBE, add_special_tokens=False).input_ids == described
 
-    if agrees():
+    if agrees(loaded):
         return
     config = checkpoint / "tokenizer_config.json"
     named = json.loads(config.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     text = json.dumps(named, indent=2, ensure_ascii=False) + "\n"
     write_atomically(config, lambda path: path.write_text(text, encoding="utf-8"))
     record.add_facts(tokenizer_class="PreTrainedTokenizerFast")
-    if not agrees():
+    if not agrees(AutoTokenizer.from_pretrained(checkpoint)):
         raise UserError(
             f"{where}: transformers splits text unlike tokenizer.json: the model would read what it never learnt to; "
             "take a revision whose tokenizer.json it follows"
@@ -139,6 +145,7 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
             )
     record.add_facts(source=settings["local"] or settings["repository"])
     settle_tokenizer(checkpoint, where)
+    check_template(AutoTokenizer.from_pretrained(checkpoint), where)
     write_manifest(checkpoint, manifest)
 
 

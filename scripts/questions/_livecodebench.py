@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import json
 import pickletools
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ from scripts.run.errors import UserError
 # The subset v4_v5 of the hub's loading script: contests from August 2024 to February 2025, 268 problems.
 FILES = ("test4.jsonl", "test5.jsonl")
 UNPACKED_LIMIT = 1 << 30  # bytes of one problem's private tests
+TESTS_LIMIT = 10_000  # of one problem
+# Problems and tests of the published form, all of whose fields are texts: other JSON may become 27 times its size in
+# memory.
+TEXT = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+FIELDS = rf"\{{(?:\s*+{TEXT}\s*+:\s*+{TEXT}\s*+,?+){{1,30}}+\}}"
+TEST = re.compile(rf"\s*+({FIELDS})\s*+([,\]])", re.DOTALL)
+PROBLEM = re.compile(rf"\s*+{FIELDS}\s*+", re.DOTALL)
 STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 AROUND_A_STRING = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "STOP"}
 
@@ -63,7 +71,10 @@ def read_problems(folders: list[Path]) -> Iterator[Problem]:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
-                    problem = _problem(json.loads(line.decode()))
+                    text = line.decode()
+                    if not PROBLEM.fullmatch(text):
+                        raise ValueError("no object whose fields are texts")
+                    problem = _problem(json.loads(text))
                     if problem.id in seen:
                         raise ValueError(f"{problem.id} is there already")
                     seen.add(problem.id)
@@ -78,7 +89,7 @@ def read_problems(folders: list[Path]) -> Iterator[Problem]:
 
 
 def _problem(row: dict) -> Problem:
-    tests = json.loads(row["public_test_cases"]) + json.loads(unpacked(row["private_test_cases"]))
+    tests = [*_tests(row["public_test_cases"]), *_tests(unpacked(row["private_test_cases"]))]
     problem = Problem(
         id=row["question_id"],
         content=row["question_content"],
@@ -87,15 +98,35 @@ def _problem(row: dict) -> Problem:
         platform=row["platform"],
         date=row["contest_date"][:10],
         function=json.loads(row["metadata"]).get("func_name") or "",
-        tests=[(test["input"], test["output"]) for test in tests],
+        tests=tests,
     )
     if not problem.tests:
         raise ValueError(f"{problem.id} has no tests")
-    if not all(isinstance(text, str) for pair in problem.tests for text in pair):
-        raise ValueError("a test's input or output is no text")
     if problem.function and not problem.function.isidentifier():
         raise ValueError(f"func_name {problem.function!r}")
     return problem
+
+
+def _tests(text: str) -> Iterator[tuple[str, str]]:
+    """Input and output of each test of a JSON list, read one at a time.
+
+    Raises:
+        ValueError: it is no list of tests, or a list of too many.
+    """
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        raise ValueError(f"{text[:20]!r} where a list of tests is expected")
+    place, end, number = 1, "]" if not text[1:-1].strip() else ",", 0
+    while end == ",":
+        if not (found := TEST.match(text, place)):
+            raise ValueError(f"test {number + 1} is none: {text[place : place + 60]!r}")
+        test = json.loads(found[1])
+        yield test["input"], test["output"]
+        place, end, number = found.end(), found[2], number + 1
+        if number > TESTS_LIMIT:
+            raise ValueError(f"more than {TESTS_LIMIT} tests")
+    if text[place:].strip() not in ("", "]"):
+        raise ValueError(f"{text[place : place + 20]!r} behind the tests")
 
 
 def unpacked(text: str, limit: int = UNPACKED_LIMIT) -> str:
