@@ -330,3 +330,41 @@ def test_an_entry_of_the_store_is_read_before_it_is_linked(study: Path, capsys: 
         assert not is_whole(entry)
         assert f"{entry} is damaged" in capsys.readouterr().out
         assert not entry.exists()
+
+
+def test_no_command_steers_the_terminal(study: Path):
+    """Whatever a record or a table calls things: names, digests, packages, columns, machines."""
+    escape = "\x1b[2J\x1b]0;owned\x07\u202e"
+    record = read_record(SUMMARY)
+    forge(
+        SUMMARY,
+        packages=record["packages"] | {f"evil{escape}": escape, "torch": escape},
+        facts={f"fact{escape}": escape},
+        os=escape,
+        host=escape,
+        git={"commit": escape, "uncommitted": escape},
+        sources={f"models/{escape}": escape},
+        inputs=record["inputs"] | {f"results/x{escape}": escape},
+        code=record["code"] | {f"scripts/x{escape}.py": escape},
+        outputs={SUMMARY: escape},
+        slurm={"SLURM_JOB_ID": escape},
+        lock={"path": escape, "sha256": escape},
+    )
+    table = pq.read_table(SUMMARY)
+    Path("other").mkdir()
+    pq.write_table(table.append_column(f"column{escape}", pa.array([escape] * len(table))), SUMMARY)
+    row = "model == 'tiny-qwen-s' and scheme == 'w3' and benchmark == 'addition'"
+    for arguments_ in (
+        ["trace", SUMMARY],
+        ["trace", SUMMARY, "--where", row],
+        ["verify", "--all"],
+        ["verify", SUMMARY],
+        ["diff", SUMMARY, "results/report/tiny/accuracy.parquet"],
+        ["diff", SUMMARY, SUMMARY, "--where", row, "--other-where", row.replace("w3", "w2g32")],
+        ["export", "tiny", "crate.zip"],
+        ["reproduce", SUMMARY, "again", "--where", row, "--plan"],
+    ):
+        done = run("scripts.audit", *arguments_)
+        said = done.stdout + done.stderr
+        assert said, arguments_
+        assert not {"\x1b", "\x07", "\u202e"} & set(said), arguments_

@@ -73,8 +73,17 @@ def test_columns_and_order_of_a_questions_file(tmp_path: Path):
 
 def test_an_id_that_stands_twice_is_refused(tmp_path: Path):
     row = questions("addition", 1, seed=0, evaluation=True)[0]
-    with pytest.raises(ValueError, match="not unique"):
+    with pytest.raises(UserError, match=r"the question '.*' is there twice"):
         write_questions(tmp_path / "addition.parquet", "addition", [row, row])
+
+
+@pytest.mark.parametrize("key", ["id", "level", "subject"])
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\x1b[2J", "a\u2028b", "\u202e21", "x" * 201])
+def test_a_name_that_cannot_be_shown_is_refused(tmp_path: Path, key: str, name: str):
+    """Tables, charts and terminals show it: NULs end a name for pandas, separators of lines a chart for browsers."""
+    row = questions("addition", 1, 0, evaluation=True)[0]
+    with pytest.raises(UserError, match=f"addition: a question's {key} is .*one line of at most 200 printable"):
+        write_questions(tmp_path / "q.parquet", "addition", [row | {key: name}])
 
 
 SUITES = {"paper": ["aime120", "math500", "gsm8k", "gpqa", "livecodebench"], "numina": ["numinamath"]}

@@ -110,10 +110,10 @@ def reproduce(
     allow_unsafe(unsafe_code, "reproduce", results.records.values())
     name, row = reproducing.prepare(results, table, where, folder)
     for change in reproducing.changed_packages(results, name):
-        print(f"other package than recorded: {change}")
+        print(printable(f"other package than recorded: {change}"))
     if plan:
         reproducing.run(folder, name, "--dry-run", "--quiet", "rules")
-        print(f"run it there: snakemake --configfile {reproducing.CONFIG} --cores all {name}")
+        print(printable(f"run it there: snakemake --configfile {reproducing.CONFIG} --cores all {name}"))
         return
     reproducing.run(folder, name, "--cores", cores, "--quiet", "host", "rules")
     values = reproducing.compare(folder, name, row)
@@ -121,7 +121,7 @@ def reproduce(
         said = f"{column}: {recorded} recorded, {rebuilt} rebuilt{'' if recorded == rebuilt else '  ← differs'}"
         print(printable(said))
     if any(recorded != rebuilt for recorded, rebuilt in values.values()):
-        print(f'see why: python -m scripts.audit diff {table} {folder / name} --where "{where}"')
+        print(printable(f'see why: python -m scripts.audit diff {table} {folder / name} --where "{where}"'))
         raise typer.Exit(1)
 
 

@@ -95,7 +95,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     if rows := found["rows"]:
         table = Table("", *[f"row {number}" for number in range(1, len(rows) + 1)][:SHOWN_ROWS])
         for column in (c for c in rows[0] if c not in ("prompt", "output")):
-            table.add_row(column, *[Text(printable(row[column])) for row in rows[:SHOWN_ROWS]])
+            table.add_row(Text(printable(column)), *[Text(printable(row[column])) for row in rows[:SHOWN_ROWS]])
         if len(rows) <= SHOWN_ROWS:
             console.print(table)
         else:
@@ -103,7 +103,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     for title, part in (found["sample"] or {}).items():
         for column, value in (part or {}).items():
             if column in TOLD:
-                console.print(Text(f"{title}.{column}", "bold"), Text(printable(value)), sep="\n")
+                console.print(Text(printable(f"{title}.{column}"), "bold"), Text(printable(value)), sep="\n")
     console.print(_tree(found, found["root"], set()))
     records = [artifact["record"] for artifact in found["artifacts"].values()]
     code = {path: digest for record in records for path, digest in record["code"].items()}
@@ -142,9 +142,10 @@ def _tree(found: dict[str, Any], name: str, told: set[str]) -> Tree:
     """An artifact and what it was made from; what stands further up is not told again."""
     artifact = found["artifacts"].get(name)
     if artifact is None:
-        return Tree(Text.assemble((printable(name), "bold"), f"  {found['sources'].get(name, 'no record')[:16]}"))
+        digest = printable(found["sources"].get(name, "no record")[:16])
+        return Tree(Text.assemble((printable(name), "bold"), f"  {digest}"))
     record = artifact["record"]
-    label = Text.assemble((printable(name), "bold"), f"  {record['outputs'][name][:16]}")
+    label = Text.assemble((printable(name), "bold"), f"  {printable(record['outputs'][name][:16])}")
     if name in told:
         return Tree(Text.assemble(label, "  (see above)"))
     told.add(name)

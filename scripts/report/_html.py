@@ -18,6 +18,7 @@ FORMULA = re.compile(
     r"|(\\boxed\{(?:[^{}\n]|\{(?:[^{}\n]|\{[^{}\n]*\})*\})*\})",
     re.DOTALL,
 )
+DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 ELEMENTS = {
     "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msup", "msub", "msubsup", "munder",
     "mover", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose",
@@ -29,8 +30,14 @@ ATTRIBUTES = {
 }  # fmt: skip
 
 
+def visible(text: str) -> str:
+    """The text with its controls of direction spelled out: unseen they would let 21 be read as 12."""
+    return DIRECTION.sub(lambda control: f"⟨U+{ord(control[0]):04X}⟩", text)
+
+
 def to_html(text: str) -> str:
     """The text escaped, its formulas as MathML; a formula that is not understood stays as it was written."""
+    text = visible(text)
     parts, end = [], 0
     for match in FORMULA.finditer(text):
         parts += [escape(text[end : match.start()]), _formula(match)]

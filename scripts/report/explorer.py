@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from scripts.manifest import write_manifest
-from scripts.report._html import shorten, to_html
+from scripts.report._html import shorten, to_html, visible
 from scripts.run import record
 from scripts.run.stage import Input, Output, Parameter, stage
 
@@ -37,7 +37,7 @@ def write_piece(folder: Path, name: str, content: Any) -> None:
 def question_entry(question: dict) -> dict:
     """What the page shows of a question; `messages` as in results/questions."""
     texts = [message["content"] for message in question["messages"]]
-    return {key: question[key] for key in ("id", "level", "subject")} | {
+    return {key: visible(question[key] or "") for key in ("id", "level", "subject")} | {
         "gold": to_html(shorten(question["gold"])),
         "text": to_html(shorten("\n\n".join(texts))),
     }
@@ -72,6 +72,7 @@ def write_cell(folder: Path, name: str, answers: pd.DataFrame) -> None:
     by_question = [html[i : i + len(seeds)] for i in range(0, len(html), len(seeds))]
     starts = split(by_question)
     columns = answers[VERDICT].astype(object).where(answers[VERDICT].notna(), None).to_dict("list")
+    columns["extracted"] = [answer and visible(answer) for answer in columns["extracted"]]
     write_piece(folder, f"verdicts/{name}", {"seeds": seeds, "starts": starts} | columns)
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(by_question)], strict=True)):
         write_piece(folder, f"outputs/{name}/{number}", by_question[start:end])
