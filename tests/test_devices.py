@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts.generate.start import tensor_parallel_size
-from scripts.run import devices
+from scripts.run import devices, machine
 from scripts.run.errors import UserError
 from scripts.run.planned import VARIABLE, check_planned, packages_digest
 from tests.conftest import ROOT, Copy
@@ -88,7 +89,12 @@ def driver(folder: Path, answer: str, status: int = 0) -> str:
     path = folder / "driver/nvidia-smi"
     path.parent.mkdir(parents=True, exist_ok=True)
     (folder / "driver/answer").write_text(answer)
-    path.write_text(f'#!/bin/sh\n[ "$*" = -L ] && cat {folder}/driver/answer; exit {status}\n')
+    path.write_text(
+        f'#!/bin/sh\ncd {folder}/driver\nif [ "$*" = -L ]; then cat answer; else cat cards; fi\nexit {status}\n'
+    )
+    (folder / "driver/cards").write_text(
+        "NVIDIA A100, 81920, 570.1\nNVIDIA H100, 81559, 570.1\nNVIDIA A100, 40960, 570.1\n"
+    )
     path.chmod(0o755)
     return f"{path.parent}:{os.environ['PATH']}"
 
@@ -115,6 +121,19 @@ def test_gpus_are_those_that_the_driver_shows(
     if named is not None:
         monkeypatch.setenv(devices.VISIBLE, named)
     assert devices.devices() == offered
+
+
+def test_a_record_tells_the_gpus_of_its_job_and_starts_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of an instance the card; what would start CUDA in this process fails here, as there is none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("PATH", driver(tmp_path, DRIVER))
+    monkeypatch.setenv(devices.VISIBLE, "MIG-dddd-4,2")
+    found = machine.gpu()
+    assert found["gpus"] == [
+        {"name": "NVIDIA H100", "memory_bytes": 81559 << 20, "driver": "570.1"},
+        {"name": "NVIDIA A100", "memory_bytes": 40960 << 20, "driver": "570.1"},
+    ]
+    assert not torch.cuda.is_initialized()
 
 
 @pytest.mark.parametrize("named", ["3", "GPU-ffff", "MIG-", "0,7"])

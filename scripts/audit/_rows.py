@@ -43,7 +43,8 @@ def _addressed(results: Results, name: str, record: dict) -> Iterator[Cause]:
 
     calibration = [results.path(source) for source in record["inputs"] if source.startswith("results/calibrate/")]
     model = next(results.path(source) for source in record["inputs"] if source.startswith("results/models/"))
-    packages = {package: record["packages"].get(package) for package in package_versions(record["module"])}
+    here = package_versions(record["module"])
+    packages = {package: record["packages"].get(package, version) for package, version in here.items()}
     expected = address(record["module"], model, record["parameters"]["settings"], calibration, packages)
     entries = results.path(str(CHECKPOINTS)).glob("*/manifest.json")
     manifests = {path.parent.name: sha256(path) for path in entries if path.is_file()}

