@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test plan check-gpu check-compiled check-sizes faults attack bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
+.PHONY: help demo test plan check-gpu check-compiled check-sizes faults attack real bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
 	env check lock retrain lint format docs clean
 
 help: ## this list
@@ -41,6 +41,9 @@ check-sizes: env ## a layer of each of the paper's widths through its quantizers
 
 faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1
+
+real: env ## a model that others made (SmolLM2-135M, 93 MB) through one scheme of every quantizer (most of an hour)
+	@python -m tests.real
 
 attack: env ## the tests that attack, as root (if we are) and as an ordinary user: tried, held, failed (half an hour)
 	@python -m tests.attack

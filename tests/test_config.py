@@ -103,6 +103,13 @@ BAD = {
     "local copy of a misspelt dataset": (
         CONFIG, "corpora:", "local: {datasets: {pille: config}}\ncorpora:", ["local.datasets", "pille", "pile"],
     ),
+    "local copy of a part without its rows": (
+        CONFIG, "corpora:", "local: {datasets: {pile: {path: config}}}\ncorpora:", ["local.datasets.pile", "rows"],
+    ),
+    "local copy of a part is missing": (
+        CONFIG, "corpora:", "local: {datasets: {pile: {path: /nowhere, rows: 2}}}\ncorpora:",
+        ["local.datasets.pile", "/nowhere"],
+    ),
     "local copy is missing": (
         CONFIG, "corpora:", "local: {datasets: {pile: /nowhere}}\ncorpora:", ["local.datasets.pile", "/nowhere"],
     ),
@@ -218,6 +225,23 @@ def test_suites_of_a_study_with_different_seeds_are_refused(old: Copy, files: Pa
     message = refused(old)
     assert "studies.tiny.suites" in message
     assert "seeds" in message
+
+
+def test_a_local_copy_needs_no_revision(old: Copy, files: Path, monkeypatch: pytest.MonkeyPatch):
+    """A model's is its folder; of a data set it may be a part, whose rows are stated."""
+    monkeypatch.chdir(files)
+    models = files / MODELS
+    models.write_text(models.read_text().replace("\tb968826d9c46dd6066d109eabc6255188de91218\t", "\t\t"))
+    config = yaml.safe_load((files / CONFIG).read_text())
+    config["studies"]["tiny"]["grid"].append({"models": ["qwen3-8b"], "schemes": ["none/full"]})
+    (files / CONFIG).write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"models.tsv: model qwen3-8b has no revision: .* local: {models: {qwen3-8b:"):
+        load(config, [CONFIG])
+    config["local"] = {"models": {"qwen3-8b": "config"}, "datasets": {"pile": {"path": "config", "rows": 2}}}
+    (files / CONFIG).write_text(yaml.safe_dump(config))
+    loaded = load(config, [CONFIG])
+    assert loaded.models["qwen3-8b"]["local"] == "config"
+    assert (loaded.datasets["pile"]["local"], loaded.datasets["pile"]["rows"]) == ("config", 2)
 
 
 def test_the_default_config_is_accepted(monkeypatch: pytest.MonkeyPatch):

