@@ -330,10 +330,10 @@ def study_settings(wildcards):
         {
             "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
-            "benchmarks": {
-                benchmark: study_config.suites[suite]["seeds"]
+            "benchmarks": [
+                [benchmark, study_config.suites[suite]["seeds"]]
                 for benchmark, suite in study_config.benchmarks(wildcards.study).items()
-            },
+            ],
         }
     )
 

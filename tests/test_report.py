@@ -14,7 +14,7 @@ from scripts.run.errors import UserError
 SETTINGS = {
     "verdict": "correct",
     "cells": [["m", "none/full"], ["m", "rtn/w3"]],
-    "benchmarks": {"easy": [1, 2], "hard": [1, 2]},
+    "benchmarks": [["easy", [1, 2]], ["hard", [1, 2]]],
 }
 
 
@@ -24,7 +24,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(record, "_current", {"record": {"inputs": {}, "code": {}, "parameters": {}}})
     right = {("none/full", "easy"): (4, 4), ("none/full", "hard"): (2, 3),
              ("rtn/w3", "easy"): (4, 3), ("rtn/w3", "hard"): (1, 0)}  # fmt: skip
-    for benchmark in SETTINGS["benchmarks"]:
+    for benchmark, _ in SETTINGS["benchmarks"]:
         (tmp_path / "questions").mkdir(exist_ok=True)
         pd.DataFrame({"id": list("abcd"), "level": ["1", "1", "2", ""], "subject": ["", "sums", "", ""]}).to_parquet(
             tmp_path / f"questions/{benchmark}.parquet"
@@ -54,6 +54,14 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def samples(results: Path, verdict: str = "correct") -> pd.DataFrame:
     settings = SETTINGS | {"verdict": verdict}
     return collect(results / "score", results / "questions", "study", settings).to_pandas()
+
+
+def test_rows_keep_their_order_when_settings_come_from_a_record(results: Path):
+    """Records sort their keys: what is made again for an audit has the study's order all the same."""
+    settings = SETTINGS | {"benchmarks": SETTINGS["benchmarks"][::-1]}
+    settings = json.loads(json.dumps(settings, sort_keys=True))
+    made = collect(results / "score", results / "questions", "study", settings).to_pandas()
+    assert list(made["benchmark"].unique()) == ["hard", "easy"]
 
 
 def tables(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -103,8 +103,10 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
     config["studies"][study] = {"suites": sorted(asked), "grid": [{"models": [row["model"]], "schemes": schemes}]}
     for stage in ("models", "datasets"):
         made = [(*record["wildcards"].values(), record["parameters"]["settings"]) for record in by_rule.get(stage, [])]
-        if local := {name: settings["local"] for name, settings in made if settings.get("local")}:
-            config.setdefault("local", {})[stage] = local
+        for name, settings in made:
+            if copy := settings.get("local"):
+                part = {"path": copy, "rows": settings["rows"]} if stage == "datasets" else copy
+                config.setdefault("local", {}).setdefault(stage, {})[name] = part
     if any(record["parameters"].get("settings", {}).get("unsafe_code") for record in by_rule["score"]):
         config["unsafe_code"] = True
     return config

@@ -37,22 +37,23 @@ SCHEMA = pa.schema(
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
     """The rows of every score file of a study, in the study's order of cells and benchmarks.
 
-    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `benchmarks` (name → seeds) and `verdict`.
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `benchmarks` ([name, seeds] pairs: records keep no
+    order of keys) and `verdict`.
 
     Raises:
         UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
     """
-    asked = {name: questions / f"{name}.parquet" for name in settings["benchmarks"]}
+    asked = {name: questions / f"{name}.parquet" for name, _ in settings["benchmarks"]}
     paths = [
-        (scores / model / scheme / f"{benchmark}.parquet", benchmark)
-        for (model, scheme), benchmark in product(settings["cells"], settings["benchmarks"])
+        (scores / model / scheme / f"{benchmark}.parquet", benchmark, seeds)
+        for (model, scheme), (benchmark, seeds) in product(settings["cells"], settings["benchmarks"])
     ]
-    record.add_inputs([*asked.values(), *(path for path, _ in paths)])
+    record.add_inputs([*asked.values(), *(path for path, *_ in paths)])
     columns = ["id", "level", "subject"]
     known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
     tables = []
-    for path, benchmark in paths:
-        frame, seeds = pd.read_parquet(path), settings["benchmarks"][benchmark]
+    for path, benchmark, seeds in paths:
+        frame = pd.read_parquet(path)
         expected = set(product(known[benchmark]["id"], seeds))
         found = list(zip(frame["id"], frame["seed"], strict=True))
         if len(found) != len(expected) or set(found) != expected:
