@@ -15,6 +15,7 @@ A verdict is given on what a program did. What the machine did to it (no process
 apart, and is no verdict: the driver says how each process ended, and its own end is never the program's.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -139,10 +140,13 @@ class Sandbox:
             theirs.close()
             started = self._receive(START_SECONDS)
             if started != _driver.STARTED:
+                if started == b"":  # it ends by itself: how, is lost if it is killed first
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self.process.wait(timeout=5)
+                killed = self.process.poll() in {-signal.SIGKILL, 128 + signal.SIGKILL}
                 self.__exit__(None, None, None)
                 messages.seek(0)
                 said = messages.read(2000).decode(errors="replace").strip() or "it did not start"
-                killed = self.process.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}
                 full = killed or any(os.strerror(number) in said for number in FULL)
                 raise (MachineFullError if full else RuntimeError)(said)
         compiled = self._receive(START_SECONDS)
@@ -196,7 +200,7 @@ class Sandbox:
         self.spare = max(0, self.spare + computed - waited)
         if code == -signal.SIGXCPU or computed >= self.seconds:  # also of one that ignores the signal
             return Outcome("timeout", found)
-        if code == -signal.SIGKILL:  # which the sandbox lets nobody send
+        if code == -signal.SIGKILL:  # which within the sandbox only the program itself could send, in vain
             raise LostError("the machine killed the program")
         reasons = {0: "ok", _driver.OUT_OF_MEMORY: "memory_limit", -signal.SIGXFSZ: "output_limit"}
         return Outcome(reasons.get(code, "runtime_error"), found)
