@@ -105,6 +105,7 @@ def model_code(wildcards):
     return f"results/code/scripts.models.{model_source(wildcards)}.txt"
 
 
+ASKED = ("think", "system", "template")  # how a model is asked, and marks its thought
 FACTS = (
     "revision",
     "dtype",
@@ -116,6 +117,7 @@ FACTS = (
     "heads",
     "kv_heads",
     "head_dim",
+    *ASKED,
 )
 
 
@@ -254,6 +256,7 @@ def suite_settings(wildcards):
         "paper_seeds",
         "max_num_seqs",
         "dtype",
+        *ASKED,
     )
 
 

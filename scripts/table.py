@@ -48,5 +48,10 @@ def write_table(path: Path, rows: list[dict] | pa.Table, schema: pa.Schema, **sa
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
+def read_said(path: Path, key: str) -> str:
+    """What the metadata of a table says under a key that its writer gave."""
+    return pq.read_schema(path).metadata[key.encode()].decode()
+
+
 def read_rows(path: Path) -> list[dict]:
     return pq.read_table(path).to_pylist()

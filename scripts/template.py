@@ -1,5 +1,6 @@
 """Chat templates: programs of whoever made a model, looked at when it comes, and run in a process that can be ended."""
 
+import json
 import logging
 import re
 import resource
@@ -21,29 +22,50 @@ QUESTION = "Which of 7919 and 7917 is prime?"
 OTHER_DAY = datetime(2031, 4, 5, 6, 7, 8, tzinfo=UTC)
 ROLE = re.compile(r"\s*(system|user|assistant|developer|tool)\b")
 Conversation = list[dict[str, str]]
+DEFAULT = {
+    "think": "<think> </think>",
+    "system": "",
+    "template": "",
+}  # of a model that config/models.tsv says no more of
 log = logging.getLogger(__name__)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], where: object = None) -> list[str]:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[Conversation],
+    asked: dict,
+    where: object = None,
+    day: datetime | None = None,
+) -> list[str]:
     """The text of each conversation up to where the model begins to answer.
 
     Args:
+        asked: `system` and `template` of the model, as in config/models.tsv.
         where: what messages name; by default the folder of the tokenizer.
+        day: what the template takes for today; None: today.
 
     Raises:
         UserError: there is no template, or it fails, or takes too long or too much memory.
     """
-    return list(_rendered(tokenizer, conversations, where or tokenizer.name_or_path))
+    system = [{"role": "system", "content": asked["system"]}] if asked["system"] else []
+    whole = [[*system, *messages] for messages in conversations]
+    return list(
+        _rendered(tokenizer, whole, json.loads(asked["template"] or "{}"), where or tokenizer.name_or_path, day)
+    )
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], where: object, day: datetime | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[Conversation],
+    arguments: dict,
+    where: object,
+    day: datetime | None,
 ) -> Iterator[str]:
     if not tokenizer.chat_template:
         raise UserError(f"{where}: it has no chat template, so nothing says how it is asked: add chat_template.jinja")
     fork = get_context("fork")  # which shares the tokenizer, and has no use for what it inherits but this
     receiver, sender = fork.Pipe(duplex=False)
-    process = fork.Process(target=_render, args=(sender, tokenizer, conversations, day), daemon=True)
+    process = fork.Process(target=_render, args=(sender, tokenizer, conversations, arguments, day), daemon=True)
     process.start()
     sender.close()
     try:
@@ -52,7 +74,10 @@ def _rendered(
                 raise UserError(f"{where}: its chat template takes more than {SECONDS} s for one conversation: mend it")
             text, error = receiver.recv()
             if error:
-                raise UserError(f"{where}: its chat template fails on a question without a system prompt: {error}")
+                raise UserError(
+                    f"{where}: its chat template fails on a question: {error}; what it asks for may stand in the "
+                    "columns system and template of config/models.tsv"
+                )
             yield text
     except EOFError:
         raise UserError(f"{where}: its chat template does not survive a question (memory?): mend it") from None
@@ -61,7 +86,13 @@ def _rendered(
         process.join()
 
 
-def _render(sender: Connection, tokenizer: PreTrainedTokenizerBase, asked: list[Conversation], day: datetime) -> None:
+def _render(
+    sender: Connection,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[Conversation],
+    arguments: dict,
+    day: datetime | None,
+) -> None:
     """In the other process: send (text, "") or ("", error) for each conversation."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -69,24 +100,27 @@ def _render(sender: Connection, tokenizer: PreTrainedTokenizerBase, asked: list[
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
     if day:
         chat_template_utils.datetime = type("Another", (datetime,), {"now": staticmethod(lambda *_: day)})
-    for messages in asked:
+    for messages in conversations:
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments)
             sender.send((text, ""))
         except Exception as error:  # noqa: BLE001 - a template raises what it likes
             sender.send(("", f"{type(error).__name__}: {error!s:.300}"))
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase, where: object) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, asked: dict, where: object) -> None:
     """See that a model is asked what it should be, before anything is spent on it.
+
+    Args:
+        asked: `think`, `system` and `template` of the model, as in config/models.tsv.
 
     Raises:
         UserError: there is no template, it fails, leaves the question out, writes the day, or the BOS twice or not at
             all; or decoding would drop the end of the thought.
     """
     ask = [[{"role": "user", "content": QUESTION}]]
-    (text,) = _rendered(tokenizer, ask, where)
-    (later,) = _rendered(tokenizer, ask, where, OTHER_DAY)
+    (text,) = render(tokenizer, ask, asked, where)
+    (later,) = render(tokenizer, ask, asked, where, OTHER_DAY)
     if QUESTION not in text:
         raise UserError(f"{where}: its chat template leaves the question out, or changes it: {text!r:.300}")
     if text != later:
@@ -95,13 +129,17 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: object) -> None:
             f"differently: {text!r:.300}; write a fixed date into it"
         )
     _check_bos(tokenizer, text, where)
-    if "</think>" in text.rpartition(QUESTION)[2]:
-        log.warning("%s: its chat template closes the thought itself: the model answers without thinking", where)
-    marked = "<think>\n1\n</think>\n2"
-    ids = tokenizer(marked, add_special_tokens=False).input_ids
-    if "</think>" not in tokenizer.decode(ids, skip_special_tokens=True):
+    opened, closed = asked["think"].split()
+    if closed in text.rpartition(QUESTION)[2]:
+        log.warning(
+            "%s: its chat template closes the thought itself, so the model answers without thinking; arguments that "
+            "open it stand in the column template of config/models.tsv",
+            where,
+        )
+    ids = tokenizer(f"{opened}\n1\n{closed}\n2", add_special_tokens=False).input_ids
+    if closed not in tokenizer.decode(ids, skip_special_tokens=True):
         raise UserError(
-            f"{where}: its tokenizer calls </think> special, and outputs are decoded without special tokens: nobody "
+            f"{where}: its tokenizer calls {closed} special, and outputs are decoded without special tokens: nobody "
             'could tell the thought from the answer; set "special": false for it in tokenizer.json'
         )
 

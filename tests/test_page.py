@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -288,7 +290,8 @@ def hostile(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in results.glob("generate/*/*/*/arithmetic.parquet"):
         rows = renamed(pd.read_parquet(path))
         outputs = [f"{HOSTILE[i % len(HOSTILE)]}</think>{HOSTILE[(i + 3) % len(HOSTILE)]}" for i in range(len(rows))]
-        rows.assign(output=outputs).to_parquet(path)
+        table = pa.Table.from_pandas(rows.assign(output=outputs), preserve_index=False)
+        pq.write_table(table.replace_schema_metadata({"think": "<think> </think>"}), path)
     folder = results / "report/tiny"
     folder.mkdir(parents=True)
     samples = renamed(pd.read_parquet(built.root / REPORT / "samples.parquet"))

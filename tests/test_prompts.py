@@ -15,7 +15,7 @@ from scripts.generate.prompts import build_requests, prompt_ids
 from scripts.models.arithmetic import build_tokenizer
 from scripts.run.config import _read_table
 from scripts.run.errors import UserError
-from scripts.template import check_template
+from scripts.template import DEFAULT, check_template
 from tests.conftest import ROOT
 
 BOS = "<｜begin▁of▁sentence｜>"
@@ -90,6 +90,7 @@ def test_a_model_is_asked_in_its_own_words(model: str, monkeypatch: pytest.Monke
     assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == (0 if model == "qwen3-8b" else 1)
     question = {"benchmark": "b", "id": "1", "messages": messages, "expected_tokens": 1}
     suite = {"seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": 32768, "paper_seeds": False}
+    suite |= DEFAULT
     (request,) = build_requests([question], tokenizer, suite | {"top_k": facts["top_k"]}, {}, {})
     assert request.sampling["top_k"] == (30 if model == "qwq-32b" else 0)
     assert request.sampling["max_tokens"] == 32768 - len(ids)
@@ -149,25 +150,25 @@ ILL = {
 def test_a_template_that_asks_otherwise_is_refused(name: str):
     text, reason = ILL[name]
     with pytest.raises(UserError, match=rf"^models mine: its? .*{reason}"):
-        check_template(tokenizer_of(text, build_tokenizer().bos_token), "models mine")
+        check_template(tokenizer_of(text, build_tokenizer().bos_token), DEFAULT, "models mine")
 
 
 def test_a_marker_that_decoding_drops_is_refused():
     tokenizer = tokenizer_of(R1, BOS)
     tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
     with pytest.raises(UserError, match="calls </think> special"):
-        check_template(tokenizer, "models mine")
+        check_template(tokenizer, DEFAULT, "models mine")
 
 
 def test_a_thought_that_is_closed_is_said(caplog: pytest.LogCaptureFixture):
-    check_template(tokenizer_of(R1 + "</think>", BOS), "models mine")
+    check_template(tokenizer_of(R1 + "</think>", BOS), DEFAULT, "models mine")
     assert "models mine: its chat template closes the thought itself" in caplog.text
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_the_studys_templates_pass(name: str, caplog: pytest.LogCaptureFixture):
     text, bos, _ = ASKED[name]
-    check_template(tokenizer_of(text, bos), name)
+    check_template(tokenizer_of(text, bos), DEFAULT, name)
     assert not caplog.text
 
 
@@ -178,4 +179,41 @@ def test_a_bos_that_opens_each_turn_passes():
         "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
         "{% if tools %}{{ strftime_now('%Y') }}{% endif %}"
     )
-    check_template(tokenizer_of(text, "<|im_start|>"), "models mine")
+    check_template(tokenizer_of(text, "<|im_start|>"), DEFAULT, "models mine")
+
+
+ASKING = (
+    "{{ messages[0].content }} {% if thinking %}{{ messages[-1].content }}<think>{% else %}"
+    + USER
+    + "<think></think>{% endif %}"
+)
+
+
+def test_a_model_states_what_its_template_needs(caplog: pytest.LogCaptureFixture):
+    """A system prompt, and arguments without which it would answer at once."""
+    asked = DEFAULT | {"system": "You are careful.", "template": '{"thinking": true}'}
+    tokenizer = tokenizer_of(
+        "{% if messages[0].role != 'system' %}{{ raise_exception('none') }}{% endif %}" + ASKING, None
+    )
+    with pytest.raises(
+        UserError, match=r"fails on a question: .*none; what it asks for may stand in the columns system"
+    ):
+        check_template(tokenizer, DEFAULT, "models mine")
+    check_template(tokenizer, asked | {"template": ""}, "models mine")
+    assert "closes the thought itself" in caplog.text and "column template" in caplog.text
+    caplog.clear()
+    check_template(tokenizer, asked, "models mine")
+    assert not caplog.text
+    question = {"benchmark": "b", "id": "1", "messages": ASK, "expected_tokens": 1}
+    suite = {"seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": 512, "paper_seeds": False, "top_k": 0}
+    (request,) = build_requests([question], tokenizer, suite | asked, {}, {})
+    assert tokenizer.decode(request.prompt) == f"You are careful. {QUESTION}<think>"
+
+
+def test_the_markers_that_a_model_states_must_survive_decoding():
+    tokenizer = tokenizer_of(QWEN3, None)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[/THINK]"]})
+    with pytest.raises(UserError, match=r"calls \[/THINK\] special"):
+        check_template(tokenizer, DEFAULT | {"think": "[THINK] [/THINK]"}, "models mine")
+    tokenizer.add_tokens(["◁/think▷"])
+    check_template(tokenizer, DEFAULT | {"think": "◁think▷ ◁/think▷"}, "models mine")

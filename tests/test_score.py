@@ -163,11 +163,26 @@ def sample(**changes: object) -> dict:
     } | changes  # fmt: skip
 
 
-def write(path, rows):
+def write(path, rows, think="<think> </think>"):
     import pyarrow as pa
 
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata({"think": think}), path)
     return path
+
+
+def test_a_thought_ends_at_the_models_own_marker(tmp_path):
+    """Which the samples' file names; the study's rule looks at all of an output, whatever the markers."""
+    questions = write(tmp_path / "q.parquet", [{"id": "1+1", "gold": "2", "level": "1x1"}])
+    rows = [
+        sample(output="\\boxed{2}"),
+        sample(seed=43, output="\\boxed{3}[/THINK]\\boxed{2}"),
+        sample(seed=44, output="\\boxed{2}</think>[/THINK]\\boxed{3}"),
+    ]
+    samples = write(tmp_path / "s.parquet", rows, "[THINK] [/THINK]")
+    score(questions, samples, tmp_path / "scores.parquet", "addition", judge_all)
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table["correct_final"].to_pylist() == [False, True, False]
+    assert table["extracted_final"].to_pylist() == [None, "2", "3"]
 
 
 def test_a_score_file_has_its_benchmark_s_rows_in_order(tmp_path):

@@ -162,7 +162,7 @@ def main(
     ]
     tokens = sum(row["output_tokens"] for row in rows)
     record.add_facts(output_tokens=tokens, tokens_per_second=store.tokens_per_second)
-    write_table(output, rows, SCHEMA)
+    write_table(output, rows, SCHEMA, think=settings["think"])
 
 
 def known_lengths(output: Path, quantizer: str, scheme: str) -> dict[tuple[str, str, int], int]:

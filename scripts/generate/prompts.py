@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
-from scripts.template import Conversation, render
+from scripts.template import DEFAULT, Conversation, render
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def build_requests(
     Args:
         questions: rows of question files.
         tokenizer: of the checkpoint.
-        settings: of the suite.
+        settings: of the suite and the model.
         identity: what beside prompt and sampling determines a sample.
         known: answer lengths by benchmark, question and seed, where known.
 
@@ -41,7 +41,7 @@ def build_requests(
         UserError: a prompt leaves no room for an answer, or has two BOS; the chat template fails.
     """
     requests = []
-    prompts = prompt_ids(tokenizer, [row["messages"] for row in questions])
+    prompts = prompt_ids(tokenizer, [row["messages"] for row in questions], settings)
     for row, ids in zip(questions, prompts, strict=True):
         if len(ids) >= settings["max_model_len"]:
             raise UserError(
@@ -63,16 +63,21 @@ def build_requests(
     return requests
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation]) -> list[list[int]]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], asked: dict = DEFAULT
+) -> list[list[int]]:
     """Token ids of each conversation up to where the model begins to think.
 
     The template writes the BOS itself, so tokenizing must not add another.
+
+    Args:
+        asked: `system` and `template` of the model.
 
     Raises:
         UserError: the ids begin with two BOS; the template fails.
     """
     bos, prompts = tokenizer.bos_token_id, []
-    for text in render(tokenizer, conversations):
+    for text in render(tokenizer, conversations, asked):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         if bos is not None and ids[:2] == [bos, bos]:
             raise UserError(

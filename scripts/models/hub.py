@@ -145,7 +145,7 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
             )
     record.add_facts(source=settings["local"] or settings["repository"])
     settle_tokenizer(checkpoint, where)
-    check_template(AutoTokenizer.from_pretrained(checkpoint), where)
+    check_template(AutoTokenizer.from_pretrained(checkpoint), settings, where)
     write_manifest(checkpoint, manifest)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from scripts.table import CELL_COLUMNS, column, write_table
+from scripts.table import CELL_COLUMNS, column, read_said, write_table
 
 CELL = ["model", "quantizer", "scheme"]
 BASELINE = ("none", "full")
@@ -37,7 +36,7 @@ def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema, **said: str)
 
 def verdict_of(table: Path) -> str:
     """The verdict on which a table rests, a key of `VERDICTS`."""
-    return pq.read_schema(table).metadata[b"verdict"].decode()
+    return read_said(table, "verdict")
 
 
 def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, str], np.ndarray]:

@@ -20,6 +20,7 @@ from scripts.manifest import write_manifest
 from scripts.report._html import shorten, to_html, visible
 from scripts.run import record
 from scripts.run.stage import Input, Output, Parameter, stage
+from scripts.table import read_said
 
 PIECE = 1_000_000  # characters of HTML after which the next piece begins
 VERDICT = ["right", "correct", "correct_final", "status", "finish_reason", "output_tokens", "extracted"]
@@ -43,9 +44,9 @@ def question_entry(question: dict) -> dict:
     }
 
 
-def output_html(output: str) -> str:
-    """An output with its thought, up to </think>, set apart."""
-    thought, end, answer = output.partition("</think>")
+def output_html(output: str, closed: str = "</think>") -> str:
+    """An output with its thought, up to the marker of its end, set apart."""
+    thought, end, answer = output.partition(closed)
     if not end:
         return f'<div class="thought">{to_html(shorten(thought))}</div>'
     return (
@@ -65,10 +66,10 @@ def split(texts: list[list[str]]) -> list[int]:
     return starts
 
 
-def write_cell(folder: Path, name: str, answers: pd.DataFrame) -> None:
+def write_cell(folder: Path, name: str, answers: pd.DataFrame, closed: str) -> None:
     """Write verdicts and outputs of a cell and benchmark, from rows ordered by question, then by seed."""
     seeds = sorted(answers["seed"].unique().tolist())
-    html = [output_html(output) for output in answers["output"]]
+    html = [output_html(output, closed) for output in answers["output"]]
     by_question = [html[i : i + len(seeds)] for i in range(0, len(html), len(seeds))]
     starts = split(by_question)
     columns = answers[VERDICT].astype(object).where(answers[VERDICT].notna(), None).to_dict("list")
@@ -92,10 +93,11 @@ def main(samples: Input, generate: Parameter, questions: Parameter, manifest: Ou
         write_piece(files, f"questions/{benchmark}", [question_entry(row) for row in rows])
     for (*cell, suite), rows in verdicts.groupby(keys, sort=False):
         texts = pd.read_parquet(outputs[*cell, suite], columns=["benchmark", "id", "seed", "output"])
+        closed = read_said(outputs[*cell, suite], "think").split()[1]
         both = rows.merge(texts, on=["benchmark", "id", "seed"], validate="one_to_one")
         both["position"] = [order[key] for key in zip(both["benchmark"], both["id"], strict=True)]
         for benchmark, answers in both.sort_values(["position", "seed"]).groupby("benchmark", sort=False):
-            write_cell(files, "/".join([*cell, benchmark]), answers)
+            write_cell(files, "/".join([*cell, benchmark]), answers, closed)
     write_manifest(files, manifest)
 
 

@@ -6,6 +6,7 @@ Every error names the file, the key and the cure.
 import csv
 import difflib
 import functools
+import json
 import math
 import re
 from collections import Counter
@@ -195,6 +196,7 @@ def _read_table(path: Path, kind: str) -> dict[str, dict]:
     schema = f"{kind}s"
     properties = _validator(SCHEMAS / f"{schema}.schema.yaml").schema["properties"]
     integers = {key for key, value in properties.items() if value.get("type") == "integer"}
+    defaults = {key: value["default"] for key, value in properties.items() if "default" in value}
     if not path.exists():
         raise UserError(f"{path} is missing; restore it")
     with path.open(newline="", encoding="utf-8") as stream:
@@ -206,6 +208,7 @@ def _read_table(path: Path, kind: str) -> dict[str, dict]:
     for row in rows:
         name = row[kind]
         facts = {k: int(v) if k in integers and re.fullmatch(r"\d+", v or "") else v for k, v in row.items()}
+        facts |= {key: default for key, default in defaults.items() if not facts.get(key)}
         _validate(facts, schema, f"{path}: {kind} {name}")
         if name in table:
             raise UserError(f"{path}: {kind} {name!r} stands twice; remove one row")
@@ -218,6 +221,12 @@ def _read_models() -> dict[str, dict]:
     for name, facts in models.items():
         where = f"{MODELS}: model {name}"
         _known(facts["source"], _files("models"), f"{where}: source", "file in scripts/models/")
+        try:
+            arguments = json.loads(facts["template"] or "{}")
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise UserError(f"{where}: template is {facts['template']!r}, where a JSON object of arguments is expected")
         code_files(f"scripts.models.{facts['source']}")
     return models
 

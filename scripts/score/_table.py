@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from scripts.run.errors import UserError
-from scripts.score._verdict import Verdict, marks_thoughts
-from scripts.table import SAMPLE_COLUMNS, column, read_rows, write_table
+from scripts.score._verdict import Verdict, marks_thoughts, with_our_markers
+from scripts.table import SAMPLE_COLUMNS, column, read_rows, read_said, write_table
 
 KEPT = [*(field.name for field in SAMPLE_COLUMNS), "finish_reason", "output_tokens"]
 STATUS = (
@@ -51,6 +51,7 @@ def score(
     """
     asked = {row["id"]: row for row in read_rows(questions)}
     rows = [row for row in read_rows(samples) if row["benchmark"] == benchmark]
+    rows = with_our_markers(rows, read_said(samples, "think"))
     unknown = {row["id"] for row in rows} - asked.keys()
     if unknown:
         raise UserError(f"{samples}: no question {sorted(unknown)[0]} in {questions}; generate the samples anew")

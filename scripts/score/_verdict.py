@@ -4,6 +4,7 @@
 `correct_final` is what a careful human would say of what stands behind the thought.
 """
 
+import re
 from dataclasses import dataclass
 
 OPENED, CLOSED = "<think>", "</think>"
@@ -32,6 +33,18 @@ def behind_thought(output: str, thinks: bool = True) -> str:
     if closed:
         return answer
     return "" if thinks else output
+
+
+def with_our_markers(samples: list[dict], think: str) -> list[dict]:
+    """Samples with ours in place of the model's markers of a thought, a beginning and an end with a blank between."""
+    ours = dict(zip(think.split(), (OPENED, CLOSED), strict=True))
+    if all(mark == own for mark, own in ours.items()):
+        return samples
+    marks = re.compile("|".join(map(re.escape, ours)))
+    texts = ("prompt", "output")
+    return [
+        row | {name: marks.sub(lambda m: ours[m[0]], row[name]) for name in texts if name in row} for row in samples
+    ]
 
 
 def marks_thoughts(samples: list[dict]) -> bool:
