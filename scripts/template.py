@@ -22,11 +22,8 @@ QUESTION = "Which of 7919 and 7917 is prime?"
 OTHER_DAY = datetime(2031, 4, 5, 6, 7, 8, tzinfo=UTC)
 ROLE = re.compile(r"\s*(system|user|assistant|developer|tool)\b")
 Conversation = list[dict[str, str]]
-DEFAULT = {
-    "think": "<think> </think>",
-    "system": "",
-    "template": "",
-}  # of a model that config/models.tsv says no more of
+# What a model is asked with of which config/models.tsv says no more.
+DEFAULT = {"think": "<think> </think>", "system": "", "template": ""}
 log = logging.getLogger(__name__)
 
 

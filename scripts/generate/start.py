@@ -1,5 +1,6 @@
 """How vLLM is started for a checkpoint, and what of it can move a sample."""
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 
+BLOCK = 128  # tokens of the KV cache that a sequence is given at once on a CPU
 LOG_STREAM = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # read when vLLM is imported
 
 
@@ -106,7 +108,8 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
         os.environ |= defaults | os.environ
         os.environ["VLLM_CPU_INT4_W4A8"] = ROUND_ACTIVATIONS
         config = AutoConfig.from_pretrained(checkpoint)
-        tokens = settings["max_num_seqs"] * settings["max_model_len"]
+        blocks = settings["max_num_seqs"] * math.ceil(settings["max_model_len"] / BLOCK) + 1  # one is vLLM's own
+        tokens = blocks * BLOCK
         limits = {"kv_cache_memory_bytes": tokens * kv_bytes_per_token(config, settings["dtype"])}
         # A prompt read in parts makes vLLM turn back the request's generator, which torch cannot do on a CPU.
         limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, settings["max_model_len"])}
