@@ -134,7 +134,7 @@ def is_whole(entry: Path) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError):
         damaged = ["manifest.json"]
     if damaged:
-        print(f"store: {entry} is damaged ({damaged[0]} is missing, altered or no part of it); made anew", flush=True)
+        print(f"store: {entry} is damaged ({damaged[0]} is missing or altered); made anew", flush=True)
         shutil.rmtree(entry)
         return False
     return True
