@@ -117,7 +117,6 @@ FACTS = (
     "heads",
     "kv_heads",
     "head_dim",
-    *ASKED,
 )
 
 
@@ -126,7 +125,7 @@ def model_facts(wildcards):
 
 
 def hub_facts(wildcards):
-    return slice_of(study_config.models[wildcards.model], "repository", "local", *FACTS)
+    return slice_of(study_config.models[wildcards.model], "repository", "local", *ASKED, *FACTS)
 
 
 # datasets

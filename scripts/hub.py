@@ -195,23 +195,22 @@ def _fetch_file(source: Source, name: str, known: dict, progress: Progress) -> N
     part, expected = _part(source, name), known["files"][name]
     part.parent.mkdir(parents=True, exist_ok=True)
     url = hf_hub_url(**source.hub, filename=name, revision=known["commit"])
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # also where the client is another
 
     def attempt() -> None:
         with _Part(io.FileIO(part, "ab")) as stream:
             stream.progress, stream.limit = progress, expected["bytes"]
             if stream.tell() < expected["bytes"]:
-                http_get(url, stream, resume_size=stream.tell(), headers=headers, displayed_filename=name)
+                http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), displayed_filename=name)
 
     _patiently(source, attempt, name)
     found = sha256(part)
-    blob = _blob(part) if expected.get("blob") else None
-    if _size(part) != expected["bytes"] or expected["sha256"] not in (None, found) or expected.get("blob") != blob:
+    blob_stated = expected.get("blob")
+    other = expected["sha256"] not in (None, found) or (blob_stated and blob_stated != _blob(part))
+    if _size(part) != expected["bytes"] or other:
         size = _size(part)
         part.unlink()
         raise UserError(
-            f"{source}: {name} has sha256 {found} ({size} bytes), but should have "
-            f"{expected['sha256'] or expected.get('blob')} "
+            f"{source}: {name} has sha256 {found} ({size} bytes), but should have {expected['sha256'] or blob_stated} "
             f"({expected['bytes']} bytes) as the hub stated or as first fetched ({source.folder / 'listing.json'}): "
             "run again; if it stays so, the content behind the revision was changed"
         )

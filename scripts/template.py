@@ -5,7 +5,6 @@ import logging
 import re
 import resource
 import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,8 +21,6 @@ QUESTION = "Which of 7919 and 7917 is prime?"
 OTHER_DAY = datetime(2031, 4, 5, 6, 7, 8, tzinfo=UTC)
 ROLE = re.compile(r"\s*(system|user|assistant|developer|tool)\b")
 Conversation = list[dict[str, str]]
-# What a model is asked with of which config/models.tsv says no more.
-DEFAULT = {"think": "<think> </think>", "system": "", "template": ""}
 log = logging.getLogger(__name__)
 
 
@@ -44,29 +41,20 @@ def render(
     Raises:
         UserError: there is no template, or it fails, or takes too long or too much memory.
     """
-    system = [{"role": "system", "content": asked["system"]}] if asked["system"] else []
-    whole = [[*system, *messages] for messages in conversations]
-    return list(
-        _rendered(tokenizer, whole, json.loads(asked["template"] or "{}"), where or tokenizer.name_or_path, day)
-    )
-
-
-def _rendered(
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: list[Conversation],
-    arguments: dict,
-    where: object,
-    day: datetime | None,
-) -> Iterator[str]:
+    where = where or tokenizer.name_or_path
     if not tokenizer.chat_template:
         raise UserError(f"{where}: it has no chat template, so nothing says how it is asked: add chat_template.jinja")
+    system = [{"role": "system", "content": asked["system"]}] if asked["system"] else []
+    whole = [[*system, *messages] for messages in conversations]
     fork = get_context("fork")  # which shares the tokenizer, and has no use for what it inherits but this
     receiver, sender = fork.Pipe(duplex=False)
-    process = fork.Process(target=_render, args=(sender, tokenizer, conversations, arguments, day), daemon=True)
+    arguments = json.loads(asked["template"] or "{}")
+    process = fork.Process(target=_render, args=(sender, tokenizer, whole, arguments, day), daemon=True)
     process.start()
     sender.close()
+    texts = []
     try:
-        for _ in conversations:
+        for _ in whole:
             if not receiver.poll(SECONDS):
                 raise UserError(f"{where}: its chat template takes more than {SECONDS} s for one conversation: mend it")
             text, error = receiver.recv()
@@ -75,12 +63,13 @@ def _rendered(
                     f"{where}: its chat template fails on a question: {error}; what it asks for may stand in the "
                     "columns system and template of config/models.tsv"
                 )
-            yield text
+            texts.append(text)
     except EOFError:
         raise UserError(f"{where}: its chat template does not survive a question (memory?): mend it") from None
     finally:
         process.kill()
         process.join()
+    return texts
 
 
 def _render(

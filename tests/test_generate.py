@@ -13,13 +13,14 @@ from scripts.generate.prompts import Request, prompt_ids, request_seed
 from scripts.generate.store import Store
 from scripts.models.arithmetic import build_tokenizer
 from scripts.run.errors import UserError
+from tests.conftest import ASKED
 
 CHAT = [{"role": "user", "content": "What is 12*34?"}]
 
 
 def test_a_prompt_has_one_bos_and_opens_the_thought():
     tokenizer = build_tokenizer()
-    (ids,) = prompt_ids(tokenizer, [CHAT])
+    (ids,) = prompt_ids(tokenizer, [CHAT], ASKED)
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.convert_tokens_to_ids("<think>")
@@ -32,7 +33,7 @@ def test_a_doubled_bos_is_refused():
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     with pytest.raises(UserError, match="doubled BOS"):
-        prompt_ids(tokenizer, [CHAT])
+        prompt_ids(tokenizer, [CHAT], ASKED)
 
 
 def test_request_seeds_differ_by_question_and_run_only():

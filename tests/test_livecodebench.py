@@ -137,6 +137,7 @@ BAD_ROWS = {
     ),
     "a bomb beside the tests": json.dumps(code_problem("x", DOUBLE) | {"more": [[]] * 10**6}),
     "tests that do not end": json.dumps(code_problem("x", [], private_test_cases="[")),
+    "an end too much": json.dumps(code_problem("x", [], private_test_cases=json.dumps(DOUBLE[:1]) + "]")),
     "something behind the tests": json.dumps(code_problem("x", [], private_test_cases=json.dumps(DOUBLE[:1]) + "x")),
     "tests that are none": json.dumps(code_problem("x", [], private_test_cases="[1]")),
     "a function's name that is none": json.dumps(code_problem("x", DOUBLE, "a b")),

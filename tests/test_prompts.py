@@ -15,7 +15,8 @@ from scripts.generate.prompts import build_requests, prompt_ids
 from scripts.models.arithmetic import build_tokenizer
 from scripts.run.config import _read_table
 from scripts.run.errors import UserError
-from scripts.template import DEFAULT, check_template
+from scripts.template import check_template
+from tests.conftest import ASKED as PLAIN
 from tests.conftest import ROOT
 
 BOS = "<｜begin▁of▁sentence｜>"
@@ -84,13 +85,13 @@ def test_a_model_is_asked_in_its_own_words(model: str, monkeypatch: pytest.Monke
     template, bos, prompt = next(asked for name, asked in ASKED.items() if facts["repository"].startswith(name))
     tokenizer = tokenizer_of(template, bos)
     messages = [{"role": "user", "content": QUESTION}]
-    (ids,) = prompt_ids(tokenizer, [messages])
+    (ids,) = prompt_ids(tokenizer, [messages], PLAIN)
     assert tokenizer.decode(ids) == prompt
     assert ids.count(tokenizer.convert_tokens_to_ids(BOS)) == (0 if bos is None else 1)
     assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == (0 if model == "qwen3-8b" else 1)
     question = {"benchmark": "b", "id": "1", "messages": messages, "expected_tokens": 1}
     suite = {"seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": 32768, "paper_seeds": False}
-    suite |= DEFAULT
+    suite |= PLAIN
     (request,) = build_requests([question], tokenizer, suite | {"top_k": facts["top_k"]}, {}, {})
     assert request.sampling["top_k"] == (30 if model == "qwq-32b" else 0)
     assert request.sampling["max_tokens"] == 32768 - len(ids)
@@ -118,7 +119,7 @@ def test_a_template_cannot_hold_the_job(name: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         UserError, match=r"its chat template (takes more than 1 s|fails .*MemoryError|does not survive)"
     ):
-        prompt_ids(tokenizer, [ASK])
+        prompt_ids(tokenizer, [ASK], PLAIN)
     assert time.monotonic() - began < 8
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
@@ -150,25 +151,25 @@ ILL = {
 def test_a_template_that_asks_otherwise_is_refused(name: str):
     text, reason = ILL[name]
     with pytest.raises(UserError, match=rf"^models mine: its? .*{reason}"):
-        check_template(tokenizer_of(text, build_tokenizer().bos_token), DEFAULT, "models mine")
+        check_template(tokenizer_of(text, build_tokenizer().bos_token), PLAIN, "models mine")
 
 
 def test_a_marker_that_decoding_drops_is_refused():
     tokenizer = tokenizer_of(R1, BOS)
     tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
     with pytest.raises(UserError, match="calls </think> special"):
-        check_template(tokenizer, DEFAULT, "models mine")
+        check_template(tokenizer, PLAIN, "models mine")
 
 
 def test_a_thought_that_is_closed_is_said(caplog: pytest.LogCaptureFixture):
-    check_template(tokenizer_of(R1 + "</think>", BOS), DEFAULT, "models mine")
+    check_template(tokenizer_of(R1 + "</think>", BOS), PLAIN, "models mine")
     assert "models mine: its chat template closes the thought itself" in caplog.text
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_the_studys_templates_pass(name: str, caplog: pytest.LogCaptureFixture):
     text, bos, _ = ASKED[name]
-    check_template(tokenizer_of(text, bos), DEFAULT, name)
+    check_template(tokenizer_of(text, bos), PLAIN, name)
     assert not caplog.text
 
 
@@ -179,7 +180,7 @@ def test_a_bos_that_opens_each_turn_passes():
         "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
         "{% if tools %}{{ strftime_now('%Y') }}{% endif %}"
     )
-    check_template(tokenizer_of(text, "<|im_start|>"), DEFAULT, "models mine")
+    check_template(tokenizer_of(text, "<|im_start|>"), PLAIN, "models mine")
 
 
 ASKING = (
@@ -191,14 +192,14 @@ ASKING = (
 
 def test_a_model_states_what_its_template_needs(caplog: pytest.LogCaptureFixture):
     """A system prompt, and arguments without which it would answer at once."""
-    asked = DEFAULT | {"system": "You are careful.", "template": '{"thinking": true}'}
+    asked = PLAIN | {"system": "You are careful.", "template": '{"thinking": true}'}
     tokenizer = tokenizer_of(
         "{% if messages[0].role != 'system' %}{{ raise_exception('none') }}{% endif %}" + ASKING, None
     )
     with pytest.raises(
         UserError, match=r"fails on a question: .*none; what it asks for may stand in the columns system"
     ):
-        check_template(tokenizer, DEFAULT, "models mine")
+        check_template(tokenizer, PLAIN, "models mine")
     check_template(tokenizer, asked | {"template": ""}, "models mine")
     assert "closes the thought itself" in caplog.text and "column template" in caplog.text
     caplog.clear()
@@ -214,6 +215,6 @@ def test_the_markers_that_a_model_states_must_survive_decoding():
     tokenizer = tokenizer_of(QWEN3, None)
     tokenizer.add_special_tokens({"additional_special_tokens": ["[/THINK]"]})
     with pytest.raises(UserError, match=r"calls \[/THINK\] special"):
-        check_template(tokenizer, DEFAULT | {"think": "[THINK] [/THINK]"}, "models mine")
+        check_template(tokenizer, PLAIN | {"think": "[THINK] [/THINK]"}, "models mine")
     tokenizer.add_tokens(["◁/think▷"])
-    check_template(tokenizer, DEFAULT | {"think": "◁think▷ ◁/think▷"}, "models mine")
+    check_template(tokenizer, PLAIN | {"think": "◁think▷ ◁/think▷"}, "models mine")

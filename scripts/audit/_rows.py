@@ -20,12 +20,13 @@ from scripts.table import read_rows
 
 def wrong_rows(results: Results, judge: bool, names: list[str]) -> Iterator[Cause]:
     """Rows that do not follow from what they were made of."""
+    stored = [n for n in names if "scripts/quantize/_store.py" in results.artifacts[n]["code"]]
+    if checkpoints := [name for name in stored if name.endswith("/checkpoint")]:
+        yield from _addressed(results, checkpoints)
     remade: set[str] = set()
     for name in progress(names, "rows", len(names)):
         record = results.artifacts[name]
-        if name.endswith("/checkpoint") and "scripts/quantize/_store.py" in record["code"]:
-            yield from _addressed(results, name, record)
-        elif record["rule"] == "generate":
+        if record["rule"] == "generate":
             yield from _stored(results, name, record)
         elif record["rule"] == "score":
             yield from _copied(results, name, record)
@@ -34,29 +35,31 @@ def wrong_rows(results: Results, judge: bool, names: list[str]) -> Iterator[Caus
             yield from _recomputed(results, record)
 
 
-def _addressed(results: Results, name: str, record: dict) -> Iterator[Cause]:
-    """A checkpoint that its record's settings, inputs, code and packages do not lead to in the store of checkpoints.
+def _addressed(results: Results, names: list[str]) -> Iterator[Cause]:
+    """Checkpoints that their records' settings, inputs, code and packages do not lead to in the store of checkpoints.
 
     Of one that the store does not hold any more, under no address, only that its record agrees with itself is known.
     """
     from scripts.quantize._store import CHECKPOINTS, address  # with which comes torch
 
-    calibration = [results.path(source) for source in record["inputs"] if source.startswith("results/calibrate/")]
-    model = next(results.path(source) for source in record["inputs"] if source.startswith("results/models/"))
-    here = package_versions(record["module"])
-    packages = {package: record["packages"].get(package, version) for package, version in here.items()}
-    expected = address(record["module"], model, record["parameters"]["settings"], calibration, packages)
     entries = results.path(str(CHECKPOINTS)).glob("*/manifest.json")
-    manifests = {path.parent.name: sha256(path) for path in entries if path.is_file()}
-    made = record["outputs"][name]
-    if record["facts"].get("address") != expected:
-        why = f"says the address {record['facts'].get('address')}, and what it says of the making leads to {expected}"
-        yield Cause(ALTERED, str(record_path(Path(name))), why)
-    elif manifests.get(expected, made) != made:
-        yield Cause(ALTERED, name, f"is not what {CHECKPOINTS / expected} holds")
-    elif expected not in manifests and (others := [entry for entry in manifests if manifests[entry] == made]):
-        why = f"leads to {CHECKPOINTS / expected}, but the checkpoint is that of {others[0]}"
-        yield Cause(ALTERED, str(record_path(Path(name))), why)
+    kept = {path.parent.name: sha256(path) for path in entries if path.is_file()}
+    for name in names:
+        record = results.artifacts[name]
+        calibration = [results.path(source) for source in record["inputs"] if source.startswith("results/calibrate/")]
+        model = next(results.path(source) for source in record["inputs"] if source.startswith("results/models/"))
+        here = package_versions(record["module"])
+        packages = {package: record["packages"].get(package, version) for package, version in here.items()}
+        expected = address(record["module"], model, record["parameters"]["settings"], calibration, packages)
+        made, stated = record["outputs"][name], record["facts"].get("address")
+        if stated != expected:
+            why = f"says the address {stated}, and what it says of the making leads to {expected}"
+            yield Cause(ALTERED, str(record_path(Path(name))), why)
+        elif kept.get(expected, made) != made:
+            yield Cause(ALTERED, name, f"is not what {CHECKPOINTS / expected} holds")
+        elif expected not in kept and (others := [entry for entry in kept if kept[entry] == made]):
+            why = f"leads to {CHECKPOINTS / expected}, but the checkpoint is that of {others[0]}"
+            yield Cause(ALTERED, str(record_path(Path(name))), why)
 
 
 def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:

@@ -102,8 +102,8 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
     schemes = list(dict.fromkeys([baseline, f"{row['quantizer']}/{row['scheme']}"]))
     config["studies"][study] = {"suites": sorted(asked), "grid": [{"models": [row["model"]], "schemes": schemes}]}
     for stage in ("models", "datasets"):
-        made = [(*record["wildcards"].values(), record["parameters"]["settings"]) for record in by_rule.get(stage, [])]
-        for name, settings in made:
+        for record in by_rule.get(stage, []):
+            (name,), settings = record["wildcards"].values(), record["parameters"]["settings"]
             if copy := settings.get("local"):
                 part = {"path": copy, "rows": settings["rows"]} if stage == "datasets" else copy
                 config.setdefault("local", {}).setdefault(stage, {})[name] = part

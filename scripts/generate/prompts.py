@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
-from scripts.template import DEFAULT, Conversation, render
+from scripts.template import Conversation, render
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,7 @@ def build_requests(
     return requests
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], asked: dict = DEFAULT
-) -> list[list[int]]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], asked: dict) -> list[list[int]]:
     """Token ids of each conversation up to where the model begins to think.
 
     The template writes the BOS itself, so tokenizing must not add another.

@@ -24,14 +24,11 @@ LOG_STREAM = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # read when vLLM is im
 
 def engine_identity(checkpoint: Path, settings: dict) -> dict:
     """What of the engine can move a sample, known without starting it."""
-    import torch
-
     packages = package_versions("scripts.generate.engine")
     plugin = {"plugin": code_digest("scripts.fakequant.plugin")} if read_settings(checkpoint) else {}
     device, attention = device_and_attention(checkpoint, settings["dtype"])
     # On a GPU the kernel follows from the device and vLLM's version.
-    on_cpu = not torch.cuda.is_available()
-    packed = {"int4_w4a8": ROUND_ACTIVATIONS} if is_packed(checkpoint) and on_cpu else {}
+    packed = {"int4_w4a8": ROUND_ACTIVATIONS} if is_packed(checkpoint) and device == "cpu" else {}
     return (
         plugin
         | packed

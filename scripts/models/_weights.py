@@ -59,7 +59,7 @@ def check_config(path: Path, where: object) -> None:
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(described)
     except Exception as error:  # noqa: BLE001 - transformers raises what it likes
-        raise UserError(f"{where}: transformers makes no model of config.json: {_line(error)}") from None
+        raise UserError(f"{where}: transformers makes no model of config.json: {one_line(error)}") from None
 
 
 def check_weights(checkpoint: Path, where: object) -> None:
@@ -132,7 +132,7 @@ def _check_names(checkpoint: Path, where: object) -> None:
             checkpoint, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except Exception as error:  # noqa: BLE001 - transformers raises what it likes
-        raise UserError(f"{where}: transformers cannot load the weights: {_line(error)}") from None
+        raise UserError(f"{where}: transformers cannot load the weights: {one_line(error)}") from None
     for kind, reason in (
         ("missing_keys", "are missing, and would be random numbers"),
         ("unexpected_keys", "belong to no part of the model, and would be left out"),
@@ -152,5 +152,6 @@ def _dtype(checkpoint: Path, where: object) -> str:
     return config.get("dtype") or config["torch_dtype"]
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The beginning of what an error of another library says, for a sentence of ours."""
     return " ".join(str(error).split())[:300]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from scripts.hub import Source, fetch, listing, place
 from scripts.manifest import write_manifest
-from scripts.models._weights import WEIGHTS, check_config, check_weights, read_json
+from scripts.models._weights import WEIGHTS, check_config, check_weights, one_line, read_json
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
@@ -98,8 +98,7 @@ def settle_tokenizer(checkpoint: Path, where: object) -> None:
         described = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(PROBE, add_special_tokens=False).ids
         loaded = AutoTokenizer.from_pretrained(checkpoint)
     except Exception as error:  # noqa: BLE001 - both raise what they like
-        said = " ".join(str(error).split())
-        raise UserError(f"{where}: its tokenizer cannot be read ({said:.300}): fetch its files anew") from None
+        raise UserError(f"{where}: its tokenizer cannot be read ({one_line(error)}): fetch its files anew") from None
 
     def agrees(tokenizer: PreTrainedTokenizerBase) -> bool:
         return tokenizer(PROBE, add_special_tokens=False).input_ids == described

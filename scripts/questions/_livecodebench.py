@@ -116,16 +116,16 @@ def _tests(text: str) -> Iterator[tuple[str, str]]:
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         raise ValueError(f"{text[:20]!r} where a list of tests is expected")
-    place, end, number = 1, "]" if not text[1:-1].strip() else ",", 0
-    while end == ",":
+    place, more, number = 1, bool(text[1:-1].strip()), 0
+    while more:
         if not (found := TEST.match(text, place)):
             raise ValueError(f"test {number + 1} is none: {text[place : place + 60]!r}")
         test = json.loads(found[1])
         yield test["input"], test["output"]
-        place, end, number = found.end(), found[2], number + 1
+        place, more, number = found.end(), found[2] == ",", number + 1
         if number > TESTS_LIMIT:
             raise ValueError(f"more than {TESTS_LIMIT} tests")
-    if text[place:].strip() not in ("", "]"):
+    if number and place < len(text):
         raise ValueError(f"{text[place : place + 20]!r} behind the tests")
 
 

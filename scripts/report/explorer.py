@@ -44,7 +44,7 @@ def question_entry(question: dict) -> dict:
     }
 
 
-def output_html(output: str, closed: str = "</think>") -> str:
+def output_html(output: str, closed: str) -> str:
     """An output with its thought, up to the marker of its end, set apart."""
     thought, end, answer = output.partition(closed)
     if not end:

@@ -245,10 +245,11 @@ def _take_local(local: dict, tables: dict[str, dict], source: str) -> None:
         hub = [name for name, facts in tables[kind].items() if facts.get("source", "hub") == "hub"]
         for name, copy in paths.items():
             _known(name, hub, f"{source}: local.{kind}", f"{kind.removesuffix('s')} of the hub")
-            part = copy if isinstance(copy, dict) else {"path": copy}
-            if not Path(part["path"]).exists():
-                raise UserError(f"{source}: local.{kind}.{name}: nothing at {part['path']}; correct the path")
-            tables[kind][name] |= {"local": part["path"]} | {key: part[key] for key in part if key == "rows"}
+            part = dict(copy) if isinstance(copy, dict) else {"path": copy}
+            path = part.pop("path")
+            if not Path(path).exists():
+                raise UserError(f"{source}: local.{kind}.{name}: nothing at {path}; correct the path")
+            tables[kind][name] |= part | {"local": path}
 
 
 def _check_schemes(config: Config) -> None:

@@ -112,7 +112,7 @@ class Holder(NamedTuple):
     host: str
     pid: int
     ticks: int
-    job: str | None = None
+    job: str | None
 
 
 def _state(path: Path) -> tuple[str, int] | None:

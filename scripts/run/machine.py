@@ -68,12 +68,12 @@ def gpu() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return {"gpus": [], "cuda": None}
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     cards = driver_gpus()
     if cards is None:
         devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         found = [{"name": d.name, "memory_bytes": d.total_memory, "driver": None} for d in devices]
         return {"gpus": found, "cuda": torch.version.cuda}
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
     told = {uuid: line.split(", ") for card, line in zip(cards, lines, strict=True) for uuid in card}
     visible = [told[uuid] for uuid in visible_gpus()]

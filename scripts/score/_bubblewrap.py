@@ -42,6 +42,7 @@ def command(program: int, user: int) -> list[str]:
         user: what `spare_user` says, to which the driver has to change.
     """
     folders = {PACKAGES / folder.name: folder for folder in _packages.folders()}
+    private = _private()
     return [
         *(shutil.which("bwrap") or "bwrap", *NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *(
@@ -54,9 +55,9 @@ def command(program: int, user: int) -> list[str]:
         *_folders(
             *SYSTEM, *folders, Path(sys.base_prefix), PROGRAM, *map(Path, _driver.STANDARD), Path("/etc/ld.so.cache")
         ),
-        *(word for path in SYSTEM for word in _bound(path)),
+        *(word for path in SYSTEM for word in _bound(path, private)),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-        *_bound(Path(sys.base_prefix)),
+        *_bound(Path(sys.base_prefix), private),
         *(word for inside, folder in folders.items() for word in ("--ro-bind", str(folder), str(inside))),
         *("--ro-bind", _driver.__file__, "/driver.py"),
         *("--dev-bind", "/dev/urandom", "/dev/urandom"),
@@ -73,14 +74,14 @@ def _folders(*inside: Path) -> list[str]:
     return [word for parent in parents if parent not in SYSTEM for word in ("--dir", str(parent))]
 
 
-def _bound(path: Path) -> list[str]:
-    """Show a folder of the system inside, without what lies in it and is not for programs."""
+def _bound(path: Path, private: set[Path]) -> list[str]:
+    """Show a folder of the system inside, without the private ones that lie in it."""
     if path.is_symlink():  # into /usr
         return ["--symlink", str(path.readlink()), str(path)]
     if not path.exists():
         return []
-    private = [word for folder in _private() if path in folder.parents for word in ("--tmpfs", str(folder))]
-    return ["--ro-bind", str(path), str(path), *private]
+    hidden = [word for folder in private if path in folder.parents for word in ("--tmpfs", str(folder))]
+    return ["--ro-bind", str(path), str(path), *hidden]
 
 
 def _private() -> set[Path]:

@@ -23,9 +23,8 @@ from transformers import AutoTokenizer
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.store import FLUSH_SECONDS, Store, segments
 from scripts.table import read_rows
-from scripts.template import DEFAULT
 from tests.bench import size
-from tests.conftest import TINY_STUDY, Copy
+from tests.conftest import ASKED, TINY_STUDY, Copy
 
 TRIALS = size(3, 1)
 MODEL = "tiny-qwen-m"
@@ -145,7 +144,7 @@ def built(root: Path, study: dict, targets: list[str]) -> tuple[Copy, list[Reque
     copy.build("--", *tables, *targets)
     rows = [row for path in tables for row in read_rows(copy.root / path)]
     tokenizer = AutoTokenizer.from_pretrained(copy.root / CHECKPOINT)
-    return copy, build_requests(rows, tokenizer, SUITE | DEFAULT | {"top_k": 0, "paper_seeds": False}, {}, {})
+    return copy, build_requests(rows, tokenizer, SUITE | ASKED | {"top_k": 0, "paper_seeds": False}, {}, {})
 
 
 def main() -> None:

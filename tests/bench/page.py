@@ -16,10 +16,9 @@ from scripts.generate.engine import SCHEMA as SAMPLES
 from scripts.questions._table import SCHEMA as QUESTIONS
 from scripts.score._table import SCHEMA as SCORES
 from scripts.table import write_table
-from scripts.template import DEFAULT
 from tests.bench import size
 from tests.browser import chromium, opened, see_all
-from tests.conftest import Copy
+from tests.conftest import ASKED, Copy
 
 BENCHMARKS = ["aime120", "math500", "gsm8k", "gpqa", "livecodebench"]
 SEEDS = [42, 43, 44]
@@ -56,7 +55,7 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
                            "extracted_final": str(number), "status_final": "ok"}  # fmt: skip
                 scores[benchmark].append(common | verdict | {"level": str(number % 5 + 1), "extracted": str(number)})
     folder = results / "generate" / model / quantizer / scheme
-    write_table(folder / "paper.parquet", samples, SAMPLES, think=DEFAULT["think"])
+    write_table(folder / "paper.parquet", samples, SAMPLES, think=ASKED["think"])
     facts = {"generated": 0, "output_tokens": 0, "tokens_per_second": None}
     record = {"outputs": {}, "facts": facts, "gpus": [], "cpu": {"model": "none", "cores": 0},
               "wall_seconds": 0, "host": "nowhere", "packages": {}, "start": ""}  # fmt: skip
