@@ -22,9 +22,16 @@ from tests.conftest import ROOT
 from tests.test_sandbox import storms
 
 AREAS = {
-    "sandbox": ("test_sandbox", "test_full"),
+    "sandbox": ("test_sandbox", "test_reach", "test_full"),
     "audit": ("test_hostile", "test_tamper"),
-    "hub, models and data sets": ("test_fetch", "test_weights", "test_prompts", "test_rows", "test_livecodebench"),
+    "hub, models and data sets": (
+        "test_fetch",
+        "test_from_hub",
+        "test_weights",
+        "test_prompts",
+        "test_rows",
+        "test_livecodebench",
+    ),
     "page": ("test_page", "test_html"),
     "configuration": ("test_config",),
     "leases and locks": ("test_lease", "test_devices"),
