@@ -42,7 +42,7 @@ check-sizes: env ## a layer of each of the paper's widths through its quantizers
 faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1
 
-real: env ## a model that others made (SmolLM2-135M, 93 MB) through one scheme of every quantizer (most of an hour)
+real: env ## a model that others made (SmolLM2-135M, 93 MB) through one scheme of every quantizer (about a quarter of an hour)
 	@python -m tests.real
 
 attack: env ## the tests that attack, as root (if we are) and as an ordinary user: tried, held, failed (half an hour)

@@ -105,7 +105,7 @@ def model_code(wildcards):
     return f"results/code/scripts.models.{model_source(wildcards)}.txt"
 
 
-ASKED = ("think", "system", "template")  # how a model is asked, and marks its thought
+ASKED = ("think", "system", "template", "date")  # how a model is asked, and marks its thought
 FACTS = (
     "revision",
     "dtype",

@@ -1,4 +1,4 @@
-# config/models.tsv → weights and tokenizer of a model.
+# config/models/ → weights and tokenizer of a model.
 
 
 rule models:

@@ -20,7 +20,7 @@ from scripts.table import column, read_rows, write_table
 
 SCHEMA = pa.schema(
     [
-        column("model", pa.string(), "name in config/models.tsv"),
+        column("model", pa.string(), "name of a file in config/models/"),
         column("corpus", pa.string(), "name in the study's config"),
         column("sequence", pa.int64(), "number of the sequence"),
         column("input_ids", pa.list_(pa.int32()), "token ids of the sequence"),

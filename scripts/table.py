@@ -16,7 +16,7 @@ def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
 
 
 CELL_COLUMNS = [
-    column("model", pa.string(), "name in config/models.tsv"),
+    column("model", pa.string(), "name of a file in config/models/"),
     column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
     column("scheme", pa.string(), "numbers of the algorithm, a key in config/quantizers.yaml"),
 ]

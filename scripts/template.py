@@ -1,6 +1,5 @@
 """Chat templates: programs of whoever made a model, looked at when it comes, and run in a process that can be ended."""
 
-import json
 import logging
 import re
 import resource
@@ -34,9 +33,9 @@ def render(
     """The text of each conversation up to where the model begins to answer.
 
     Args:
-        asked: `system` and `template` of the model, as in config/models.tsv.
+        asked: `system`, `template` and `date` of the model, as in the model's file.
         where: what messages name; by default the folder of the tokenizer.
-        day: what the template takes for today; None: today.
+        day: what the template takes for today, where the model states no date; None: today.
 
     Raises:
         UserError: there is no template, or it fails, or takes too long or too much memory.
@@ -48,8 +47,8 @@ def render(
     whole = [[*system, *messages] for messages in conversations]
     fork = get_context("fork")  # which shares the tokenizer, and has no use for what it inherits but this
     receiver, sender = fork.Pipe(duplex=False)
-    arguments = json.loads(asked["template"] or "{}")
-    process = fork.Process(target=_render, args=(sender, tokenizer, whole, arguments, day), daemon=True)
+    day = datetime.fromisoformat(asked["date"]) if asked["date"] else day
+    process = fork.Process(target=_render, args=(sender, tokenizer, whole, asked["template"], day), daemon=True)
     process.start()
     sender.close()
     texts = []
@@ -61,7 +60,7 @@ def render(
             if error:
                 raise UserError(
                     f"{where}: its chat template fails on a question: {error}; what it asks for may stand in the "
-                    "columns system and template of config/models.tsv"
+                    "keys system and template of the model's file in config/models/"
                 )
             texts.append(text)
     except EOFError:
@@ -98,7 +97,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, asked: dict, where: objec
     """See that a model is asked what it should be, before anything is spent on it.
 
     Args:
-        asked: `think`, `system` and `template` of the model, as in config/models.tsv.
+        asked: `think`, `system`, `template` and `date` of the model, as in the model's file.
 
     Raises:
         UserError: there is no template, it fails, leaves the question out, writes the day, or the BOS twice or not at
@@ -112,14 +111,14 @@ def check_template(tokenizer: PreTrainedTokenizerBase, asked: dict, where: objec
     if text != later:
         raise UserError(
             f"{where}: its chat template writes the day into the prompt, so that cells of two days would be asked "
-            f"differently: {text!r:.300}; write a fixed date into it"
+            f"differently: {text!r:.300}; state a `date` in the model's file in config/models/"
         )
     _check_bos(tokenizer, text, where)
     opened, closed = asked["think"].split()
     if closed in text.rpartition(QUESTION)[2]:
         log.warning(
             "%s: its chat template closes the thought itself, so the model answers without thinking; arguments that "
-            "open it stand in the column template of config/models.tsv",
+            "open it stand under `template` in the model's file in config/models/",
             where,
         )
     ids = tokenizer(f"{opened}\n1\n{closed}\n2", add_special_tokens=False).input_ids

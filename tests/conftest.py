@@ -15,8 +15,8 @@ from scripts.score._sandbox import check
 # Several processes share the cores: more threads than one each are far slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# How a model is asked of which config/models.tsv says no more, and how it marks its thought.
-ASKED = {"think": "<think> </think>", "system": "", "template": ""}
+# How a model is asked of which its file says no more, and how it marks its thought.
+ASKED = {"think": "<think> </think>", "system": "", "template": {}, "date": ""}
 ROOT = Path(__file__).parent.parent
 COPIED = ("Snakefile", "rules", "scripts", "config", "profiles", "slurm", "envs", "resources")
 TINY_STUDY = {

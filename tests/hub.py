@@ -21,7 +21,8 @@ class Hub:
     """Repositories "datasets/owner/name" or "models/owner/name" with one commit each.
 
     `faults` are taken one per answer to a file: a status, after how many bytes the connection is cut ("cut"), or how
-    many come behind the file ("more"). `listing` is the answer about any repository, `extra` are more headers.
+    many come behind the file ("more"). `listing` is the answer about any repository, `extra` are more headers;
+    `whole` answers with whole files whatever part is asked for.
     `stated` replaces digests that are stated of files kept in LFS, which are all but those in `plain`.
     """
 
@@ -34,6 +35,7 @@ class Hub:
         self.listing: bytes | None = None
         self.extra: dict[str, str] = {}
         self.gated = False
+        self.whole = False
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.bytes_served = 0
@@ -96,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             elif what == "commits":
                 commit = {"id": COMMIT, "title": "", "message": "", "date": "2025-01-01T00:00:00.000Z", "authors": []}
                 self.answer(200, json.dumps([commit]).encode())
-            elif revision != COMMIT:
+            elif revision not in (COMMIT, "main"):
                 self.refuse("revision")
             else:
                 self.answer(200, json.dumps(self.hub.info(repository)).encode())
@@ -116,8 +118,9 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             self.answer(fault, b"")
             return
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        rest = content[start:]
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        start, stop = int(first), int(last or len(content) - 1) + 1
+        rest = content[start:stop]
         if fault is not None and fault[0] == "more":
             self.send_response(200)
             self.send_header("Connection", "close")
@@ -137,8 +140,9 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.bytes_served += fault[1]
             self.close_connection = True
             return
-        headers = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
-        self.answer(206 if start else 200, rest, **headers)
+        part = "Range" in self.headers and not self.hub.whole
+        headers = {"Content_Range": f"bytes {start}-{stop - 1}/{len(content)}"} if part else {}
+        self.answer(206 if part else 200, rest if part else content, **headers)
 
 
 @contextlib.contextmanager

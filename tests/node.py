@@ -30,7 +30,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from scripts.fakequant.settings import is_packed
-from scripts.run.config import _read_models
+from scripts.run.config import read_models
 from scripts.run.errors import UserError
 from scripts.run.geometry import check_geometry
 from scripts.run.machine import cpu_model, gpu, versions
@@ -249,7 +249,7 @@ def main() -> None:
         raise SystemExit("error: torch sees no GPU here (see `nvidia-smi -L`); `--device cpu` checks the CPU")
     gpus = torch.cuda.device_count() if arguments.device == "cuda" else 0
     print(f"{versions() | gpu()}" if gpus else f"{cpu_model()}, {versions()}")
-    started, facts, failed = time.monotonic(), _read_models(), []
+    started, facts, failed = time.monotonic(), read_models(), []
     wide, layers = WIDE if gpus else WIDE_ON_CPU
     paper = {kind(scheme) for scheme in of_the_paper()}
     models = {TINY: lambda: trained(TINY), wide: lambda: random_model(facts[wide], layers)}

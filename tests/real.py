@@ -1,9 +1,9 @@
 """A model that nobody here made, through one scheme of every quantizer: python -m tests.real (make real)
 
-SmolLM2-135M-Instruct comes as a GGUF in a package (envs/real.txt; unzipped, never imported) and is taken as whoever has
-a model in a folder takes it: a row in config/models.tsv, its folder under `local`. It has nine heads of queries and
-three of keys and values, tied embeddings, a system prompt of its own, BOS at each turn and no thought. It solves few of
-the problems; look at lengths and truncation.
+SmolLM2-135M-Instruct comes as a GGUF in a package (envs/real.txt; unzipped, never imported), is put into a folder in
+full precision, and is added as whoever has a model in a folder adds it. It has nine heads of queries and three of keys
+and values, tied embeddings, a system prompt of its own, BOS at each turn and no thought. It solves few of the problems;
+look at lengths and truncation.
 """
 
 import subprocess
@@ -67,40 +67,13 @@ def dequantized(folder: Path) -> Path:
     return folder / "model"
 
 
-def row(model: Path) -> dict[str, object]:
-    """Its row in config/models.tsv."""
-    config = AutoModelForCausalLM.from_pretrained(model, dtype="auto").config
-    return {
-        "model": MODEL,
-        "source": "hub",
-        "repository": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "revision": "",
-        "dtype": "float32",
-        "context_length": config.max_position_embeddings,
-        "max_num_seqs": 32,
-        "top_k": 0,
-        "parameters": 134515008,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "origin": "trained",
-        "key_bias": "none",
-        "notes": "",
-    }
-
-
 def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
     """A working copy with the study of these schemes in `config/tiny.yaml`."""
     model = dequantized(folder)
     pq.write_table(questions(count), folder / "words.parquet")
     copy = Copy(folder / "repository")
-    table = copy.root / "config/models.tsv"
-    columns = table.read_text(encoding="utf-8").splitlines()[0].split("\t")
-    facts = row(model)
-    table.write_text(f"{table.read_text()}{chr(9).join(str(facts[name]) for name in columns)}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "scripts.models.add", str(model), "--name", MODEL]
+    subprocess.run(command, cwd=copy.root, check=True)
     suite = {"benchmarks": ["gsm8k"], "seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": tokens}
     quantizers = copy.root / "config/quantizers.yaml"
     settings = yaml.safe_load(quantizers.read_text(encoding="utf-8"))
@@ -113,10 +86,7 @@ def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
             "studies": {"real": {"suites": ["words"], "grid": [{"models": [MODEL], "schemes": schemes}]}},
             "suites": {"words": suite},
             "corpora": {"reasoning": TEXT, "plain": TEXT},
-            "local": {
-                "models": {MODEL: str(model)},
-                "datasets": {"gsm8k": {"path": str(folder / "words.parquet"), "rows": count}},
-            },
+            "local": {"datasets": {"gsm8k": {"path": str(folder / "words.parquet"), "rows": count}}},
         }
     )
     return copy

@@ -10,12 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.run.config import _read_models
+from scripts.run.config import read_models
 from tests.bench import size
 from tests.node import ALL, check, of_the_paper, one_of_each, random_model, show, verdict
 
 LARGEST = 5120 * 13824  # widths of the 14B model
-MODELS = {name: facts for name, facts in _read_models().items() if of_the_paper(name)}
+MODELS = {name: facts for name, facts in read_models().items() if of_the_paper(name)}
 
 
 def main() -> None:

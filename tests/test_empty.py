@@ -7,12 +7,17 @@ import yaml
 
 from tests.conftest import TINY_STUDY, Copy
 
-TABLES = ("config/models.tsv", "config/datasets.tsv")
+MODELS, DATASETS = "config/models", "config/datasets.tsv"
 HUB, TINY = "r1-qwen-1.5b", "tiny-qwen-s"
 
 
 def keep(path: Path, *names: str) -> None:
-    """Leave the first line of a table and the rows of these names."""
+    """Leave the first line of a table and the rows of these names, or the files of a folder."""
+    if path.is_dir():
+        for file in path.iterdir():
+            if file.stem not in names:
+                file.unlink()
+        return
     head, *rows = path.read_text(encoding="utf-8").splitlines()
     kept = [row for row in rows if row.split("\t")[0] in names]
     path.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
@@ -29,8 +34,8 @@ def study(model: str, schemes: tuple[str, ...] = ("none/full", "rtn/w3")) -> dic
 @pytest.mark.parametrize("datasets", [(), ("gsm8k",)])
 def test_a_study_of_the_only_model_is_planned(copy: Copy, model: str, datasets: tuple[str, ...]):
     """Of one source alone, with and without any dataset, with no corpus and no other quantizer."""
-    keep(copy.root / TABLES[0], model)
-    keep(copy.root / TABLES[1], *datasets)
+    keep(copy.root / MODELS, model)
+    keep(copy.root / DATASETS, *datasets)
     path = copy.root / "config/quantizers.yaml"
     quantizers = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump({name: quantizers[name] for name in ("none", "rtn")}), encoding="utf-8")
@@ -45,7 +50,7 @@ def test_a_study_of_the_only_model_is_planned(copy: Copy, model: str, datasets: 
 
 # what is empty: what is done to the study or its files, words that the refusal must hold
 REFUSED = {
-    "no models": ({}, TABLES[0], [f"unknown model {TINY!r}", "known: none"]),
+    "no models": ({}, MODELS, [f"unknown model {TINY!r}", "known: none"]),
     "no quantizers": ({}, "config/quantizers.yaml", ["config/quantizers.yaml", "'none' is a required property"]),
     "no suites": ({"suites": {}}, None, ["unknown suite 'arithmetic'", "known: none"]),
     "no studies": ({"studies": {}}, None, ["studies", "should be non-empty"]),
@@ -57,7 +62,7 @@ REFUSED = {
 def test_what_must_not_be_empty_is_refused_in_words(copy: Copy, case: str):
     change, emptied, words = REFUSED[case]
     copy.write_config(study(TINY) | change)
-    if emptied in TABLES:
+    if emptied == MODELS:
         keep(copy.root / emptied)
     elif emptied:
         (copy.root / emptied).write_text("{}\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 
 from scripts.report import findings, paper
 from scripts.report._claims import CLAIMS, Rule, above, at_least, at_most, below, beyond, within
-from scripts.run.config import _read_models
+from scripts.run.config import read_models
 from tests.conftest import ROOT
 from tests.test_tables import CELLS, RIGHT, rows_of
 
@@ -29,7 +29,7 @@ def test_every_average_and_drop_of_the_paper_follows_from_its_benchmarks():
 
 
 def of_paper(**changes: pd.Series) -> findings.Evidence:
-    facts = {name: {key: m[key] for key in ("parameters", "origin", "key_bias")} for name, m in _read_models().items()}
+    facts = {name: {key: m[key] for key in ("parameters", "origin", "key_bias")} for name, m in read_models().items()}
     settings = {"models": facts, "schemes": {}, "own_reasoning": []}
     return findings.of_paper(PUBLISHED.assign(**changes), settings)
 

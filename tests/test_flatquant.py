@@ -164,10 +164,11 @@ def test_a_layer_that_diverges_is_refused_by_name():
 
 
 def test_heads_that_row_groups_do_not_divide_are_refused(copy: Copy):
-    path = copy.root / "config/models.tsv"
-    text = path.read_text().replace("\t64\t192\t2\t1\t32\t", "\t896\t4864\t14\t2\t64\t", 1)
-    assert text != path.read_text()
-    path.write_text(text)
+    path = copy.root / "config/models/tiny-qwen-s.yaml"
+    document = yaml.safe_load(path.read_text())
+    widths = {"hidden_size": 896, "intermediate_size": 4864, "heads": 14, "kv_heads": 2, "head_dim": 64}
+    document["facts"] |= widths
+    path.write_text(yaml.safe_dump(document))
     quantizers, scheme = copy.root / "config/quantizers.yaml", "bits: 4, activation_bits: 4, kv_bits: 4}"
     quantizers.write_text(quantizers.read_text().replace(scheme, f"row_groups: 4, {scheme}"))
     config = yaml.safe_load((copy.root / "config/tiny.yaml").read_text())

@@ -12,11 +12,13 @@ from scripts.models import arithmetic
 from scripts.models import hub as from_hub
 from scripts.models.hub import PROBE
 from scripts.run import record
-from scripts.run.config import _read_table
+from scripts.run.config import read_models
 from scripts.run.errors import UserError
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub
 from tests.test_fetch import hub  # noqa: F401 (a fixture)
+
+FACTS = read_models()["tiny-qwen-s"]
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def bring(tmp_path: Path, **changes: object) -> set[str]:
     """Run the stage for the tiny model, without a record, and return the names in the checkpoint."""
-    facts = _read_table(ROOT / "config/models.tsv", "model")["tiny-qwen-s"]
-    settings = facts | {"repository": "owner/tiny", "revision": COMMIT, "local": ""} | changes
+    settings = FACTS | {"repository": "owner/tiny", "revision": COMMIT, "local": ""} | changes
     from_hub.main.registered_commands[0].callback.__wrapped__(
         manifest=tmp_path / "manifest.json", checkpoint=tmp_path / "checkpoint", model="tiny", settings=settings
     )
@@ -92,7 +93,7 @@ def test_a_model_with_code_of_its_own_is_refused_before_its_weights(model_hub: H
 
 @pytest.mark.parametrize("fact", ["parameters", "context_length", "head_dim", "dtype"])
 def test_a_model_other_than_the_table_says_is_refused(model_hub: Hub, tmp_path: Path, fact: str):
-    with pytest.raises(UserError, match=rf"config/models\.tsv: model tiny: {fact} is 7, models tiny .* has"):
+    with pytest.raises(UserError, match=rf"config/models/tiny\.yaml: facts\.{fact} is 7, models tiny .* has"):
         bring(tmp_path, **{fact: 7})
 
 
@@ -103,10 +104,8 @@ def test_a_lost_shard_is_noticed(model_hub: Hub, tmp_path: Path):
         bring(tmp_path)
 
 
-def test_a_tokenizer_that_transformers_would_spoil_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tokenizer_that_transformers_would_spoil_is_mended(tmp_path: Path):
     """As of R1-Distill-Llama: a byte-level tokenizer.json under the name of a class that drops spaces."""
-    facts: dict = {}
-    monkeypatch.setattr(record, "add_facts", facts.update)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -120,8 +119,7 @@ def test_a_tokenizer_that_transformers_would_spoil_is_mended(tmp_path: Path, mon
     os.link(named, tmp_path / "tokenizer_config.json")
     spoilt = AutoTokenizer.from_pretrained(tmp_path)
     assert spoilt.decode(spoilt("Wait so", add_special_tokens=False).input_ids) != "Wait so"
-    from_hub.settle_tokenizer(tmp_path, "tiny")
-    assert facts == {"tokenizer_class": "PreTrainedTokenizerFast"}
+    assert from_hub.settle_tokenizer(tmp_path, "tiny") == "PreTrainedTokenizerFast"
     mended = AutoTokenizer.from_pretrained(tmp_path)
     assert mended(PROBE, add_special_tokens=False).input_ids == tokenizer.encode(PROBE).ids
     assert "LlamaTokenizerFast" in named.read_text()  # the store's copy, of which this was a link

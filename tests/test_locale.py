@@ -40,7 +40,7 @@ def test_the_study_is_planned_run_and_traced(copy: Copy, locale: dict[str, str])
     config, plain = copy.root / "config/tiny.yaml", copy.root / "resources/calibrate/plain.txt"
     config.write_text("# 模型 – größer als “7B”\n" + config.read_text(), encoding="utf-8")
     plain.write_text("größer, 大きい ≥ “7” €\n" + plain.read_text(encoding="utf-8"), encoding="utf-8")
-    models = copy.root / "config/models.tsv"
+    models = copy.root / "config/models/tiny-qwen-s.yaml"
     models.write_text(models.read_text(encoding="utf-8").replace("trained here", "hier geübt ≥ 1×"), encoding="utf-8")
     planned = copy.snakemake("--dry-run", **locale)
     assert planned.returncode == 0, planned.stderr[-3000:]

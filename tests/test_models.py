@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from scripts.manifest import write_manifest
 from scripts.models import arithmetic
 from scripts.questions._arithmetic import Problem
-from scripts.run.config import _read_models
+from scripts.run.config import read_models
 from scripts.run.errors import UserError
 from tests.conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_retained_weights_are_of_this_recipe_and_small(name: str, monkeypatch: p
     monkeypatch.chdir(ROOT)
     tokenizer = arithmetic.build_tokenizer()
     model = arithmetic.build_model(arithmetic.RECIPES[name], tokenizer)
-    arithmetic.check_facts(model, name, _read_models()[name])
+    arithmetic.check_facts(model, name, read_models()[name])
     arithmetic.restore(model, Path("resources/models", name), arithmetic.RECIPES[name])
     assert model.num_parameters() < 2_000_000
     assert sum(path.stat().st_size for path in Path("resources/models").rglob("*.safetensors")) <= 12_000_000
@@ -108,8 +108,8 @@ def test_weights_of_another_recipe_are_refused():
 
 def test_a_wrong_fact_is_refused():
     model = arithmetic.build_model(arithmetic.RECIPES["tiny-qwen-s"], arithmetic.build_tokenizer())
-    facts = _read_models()["tiny-qwen-s"] | {"parameters": 1}
-    with pytest.raises(UserError, match=r"models.tsv: model tiny-qwen-s: parameters is 1, the model has 204416"):
+    facts = read_models()["tiny-qwen-s"] | {"parameters": 1}
+    with pytest.raises(UserError, match=r"models/tiny-qwen-s.yaml: parameters is 1, the model has 204416"):
         arithmetic.check_facts(model, "tiny-qwen-s", facts)
 
 

@@ -75,7 +75,7 @@ def test_a_process_that_dies_costs_what_it_was_at(tmp_path: Path, monkeypatch: p
 
 def test_every_kind_of_the_papers_schemes_is_checked():
     """By a scheme of two row groups, which fits the tiny model."""
-    facts = node._read_models()[node.TINY]
+    facts = node.read_models()[node.TINY]
     checked = {node.kind(scheme) for scheme in node.one_of_each(node.SCHEMES, facts)}
     paper = {node.kind(scheme) for scheme in node.of_the_paper()} - {node.kind("none/full")}
     assert len(paper) == 9

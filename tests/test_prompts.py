@@ -13,7 +13,7 @@ from transformers import Qwen2Tokenizer
 from scripts import template
 from scripts.generate.prompts import build_requests, prompt_ids
 from scripts.models.arithmetic import build_tokenizer
-from scripts.run.config import _read_table
+from scripts.run.config import read_models
 from scripts.run.errors import UserError
 from scripts.template import check_template
 from tests.conftest import ASKED as PLAIN
@@ -65,8 +65,7 @@ ASKED = {  # repository → template, BOS, the prompt
     "Qwen/QwQ": (QWQ, None, f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n<think>\n"),
     "Qwen/Qwen3": (QWEN3, None, f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"),
 }
-ROWS = (ROOT / "config/models.tsv").read_text().splitlines()
-MODELS = [row.split("\t")[0] for row in ROWS if "\thub\t" in row]
+MODELS = [path.stem for path in sorted((ROOT / "config/models").glob("*.yaml")) if "repository:" in path.read_text()]
 
 
 def tokenizer_of(template: str, bos: str | None) -> Qwen2Tokenizer:
@@ -81,7 +80,7 @@ def tokenizer_of(template: str, bos: str | None) -> Qwen2Tokenizer:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_is_asked_in_its_own_words(model: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    facts = _read_table(ROOT / "config/models.tsv", "model")[model]
+    facts = read_models()[model]
     template, bos, prompt = next(asked for name, asked in ASKED.items() if facts["repository"].startswith(name))
     tokenizer = tokenizer_of(template, bos)
     messages = [{"role": "user", "content": QUESTION}]
@@ -192,16 +191,14 @@ ASKING = (
 
 def test_a_model_states_what_its_template_needs(caplog: pytest.LogCaptureFixture):
     """A system prompt, and arguments without which it would answer at once."""
-    asked = PLAIN | {"system": "You are careful.", "template": '{"thinking": true}'}
+    asked = PLAIN | {"system": "You are careful.", "template": {"thinking": True}}
     tokenizer = tokenizer_of(
         "{% if messages[0].role != 'system' %}{{ raise_exception('none') }}{% endif %}" + ASKING, None
     )
-    with pytest.raises(
-        UserError, match=r"fails on a question: .*none; what it asks for may stand in the columns system"
-    ):
+    with pytest.raises(UserError, match=r"fails on a question: .*none; what it asks for may stand in the keys system"):
         check_template(tokenizer, PLAIN, "models mine")
     check_template(tokenizer, asked | {"template": ""}, "models mine")
-    assert "closes the thought itself" in caplog.text and "column template" in caplog.text
+    assert "closes the thought itself" in caplog.text and "under `template`" in caplog.text
     caplog.clear()
     check_template(tokenizer, asked, "models mine")
     assert not caplog.text

@@ -244,7 +244,7 @@ def test_study_added(built: Copy):
 
 
 def test_notes_of_a_model_changed(built: Copy):
-    with edited(built, "config/models.tsv", "trained here", "trained by this project"):
+    with edited(built, "config/models/tiny-qwen-s.yaml", "trained here", "trained by this project"):
         assert plan(built) == set()
 
 

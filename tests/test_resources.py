@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from scripts.run.config import _read_models, load
+from scripts.run.config import load, read_models
 from scripts.run.errors import UserError
 from scripts.run.resources import (
     cores,
@@ -22,7 +22,7 @@ from scripts.run.resources import (
 from tests.bench.learning import SETTINGS, peak
 from tests.conftest import ROOT, TINY_STUDY, Copy
 
-MODELS = {name: facts for name, facts in _read_models().items() if facts["source"] == "hub"}
+MODELS = {name: facts for name, facts in read_models().items() if facts["source"] == "hub"}
 TOKENS = 32768
 CORPUS = {"sequences": 128, "length": 2048}
 FLATQUANT = {"bits": 4, "activation_bits": 4, "kv_bits": 4, "epochs": 15, "batch_size": 4}

@@ -16,7 +16,7 @@ import pytest
 from scripts.report import ablations, difficulty, drops, efficiency, errors, findings, headline, lengths, paper, summary
 from scripts.report._tables import verdict_of, write_frame
 from scripts.run import record
-from scripts.run.config import _read_models
+from scripts.run.config import read_models
 from scripts.run.describe import table_modules, tables
 from tests.conftest import ROOT, Copy
 
@@ -147,7 +147,7 @@ def test_ablations_are_pairs_that_differ_in_one_setting(samples: pd.DataFrame):
 
 
 def test_sizes_by_hand():
-    facts = _read_models()["r1-qwen-7b"]
+    facts = read_models()["r1-qwen-7b"]
     linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
     assert efficiency.weight_size(facts, {}, False) == (16, 2 * facts["parameters"])
     bits, size = efficiency.weight_size(facts, {"bits": 4, "group_size": 128}, False)

@@ -193,7 +193,7 @@ def save(model: PreTrainedModel, checkpoint: Path, recipe: dict) -> None:
 
 
 def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:
-    """Refuse a model of which config/models.tsv says what is not so."""
+    """Refuse a model of which config/models/ says what is not so."""
     config = model.config
     found = {
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -208,16 +208,14 @@ def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:
     }
     for fact, value in found.items():
         if facts[fact] != value:
-            raise UserError(
-                f"config/models.tsv: model {name}: {fact} is {facts[fact]}, the model has {value}; correct it"
-            )
+            raise UserError(f"config/models/{name}.yaml: {fact} is {facts[fact]}, the model has {value}; correct it")
 
 
 @stage
 def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Settings, retained: Inputs = ()) -> None:
     if model not in RECIPES:
         raise UserError(
-            f"config/models.tsv: model {model}: no such recipe in scripts/models/arithmetic.py: {', '.join(RECIPES)}"
+            f"config/models/{model}.yaml: no such recipe in scripts/models/arithmetic.py: {', '.join(RECIPES)}"
         )
     recipe = RECIPES[model]
     # One thread and deterministic kernels: the same machine makes the same bytes.

@@ -1,20 +1,20 @@
 """A model of the hub at a pinned revision: its safetensors, configuration and tokenizer, nothing that is code."""
 
+import hashlib
 import json
-import math
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from scripts.hub import Source, fetch, listing, place
 from scripts.manifest import write_manifest
+from scripts.models._facts import facts_of, reader
 from scripts.models._weights import WEIGHTS, check_config, check_weights, one_line, read_json
 from scripts.run import record
 from scripts.run.errors import UserError
-from scripts.run.files import write_atomically
+from scripts.run.files import sha256, write_atomically
 from scripts.run.stage import Output, Parameter, Settings, stage
 from scripts.template import check_template
 
@@ -23,11 +23,8 @@ TAKEN = [
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "LICENCE*", "NOTICE*",
 ]  # fmt: skip
-STATED = [
-    "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
-    "num_key_value_heads",
-]  # fmt: skip
 CONFIGURATIONS = ("config.json", "tokenizer_config.json")
+ANY_TOKENIZER = "PreTrainedTokenizerFast"
 PROBE = "It isn't 12345 + 67.8 = 12412.8,\n\n  so \\boxed{7}: 2 ≠ “Größe” 你好\t<think>\nWait</think>"
 
 
@@ -58,34 +55,14 @@ def check_no_code(path: Path, where: object) -> None:
         )
 
 
-def facts_of(checkpoint: Path, where: object) -> dict[str, object]:
-    """What config.json and the headers of the weights say, under the names of config/models.tsv.
-
-    Raises:
-        UserError: config.json leaves one out.
-    """
-    config, shapes = read_json(checkpoint / "config.json", where), {}
-    for name in STATED:
-        if name not in config:
-            raise UserError(f"{where}: config.json does not say {name}, which the pipeline plans with: add it")
-    for path in checkpoint.glob(WEIGHTS):
-        with safe_open(path, "np") as tensors:
-            shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
-    return {
-        "dtype": config.get("dtype") or config.get("torch_dtype"),
-        "context_length": config["max_position_embeddings"],
-        "parameters": sum(map(math.prod, shapes.values())),
-        "layers": config["num_hidden_layers"],
-        "hidden_size": config["hidden_size"],
-        "intermediate_size": config["intermediate_size"],
-        "heads": config["num_attention_heads"],
-        "kv_heads": config["num_key_value_heads"],
-        "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-    }
+def content_of(paths: dict[str, Path]) -> str:
+    """The revision of a folder: the digest of what is taken of it."""
+    digests = {name: sha256(path) for name, path in sorted(paths.items())}
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
-def settle_tokenizer(checkpoint: Path, where: object) -> None:
-    """Make transformers load the tokenizer that tokenizer.json describes.
+def settle_tokenizer(checkpoint: Path, where: object) -> str | None:
+    """Make transformers load the tokenizer that tokenizer.json describes; returns the class that is named instead.
 
     transformers 5 builds the class that tokenizer_config.json names by that class' own rules. Those of LlamaTokenizer,
     which the R1 distillations of Llama name, drop the spaces between their words; it knows that only of models that are
@@ -104,17 +81,17 @@ def settle_tokenizer(checkpoint: Path, where: object) -> None:
         return tokenizer(PROBE, add_special_tokens=False).input_ids == described
 
     if agrees(loaded):
-        return
+        return None
     config = checkpoint / "tokenizer_config.json"
-    named = json.loads(config.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    named = json.loads(config.read_text(encoding="utf-8")) | {"tokenizer_class": ANY_TOKENIZER}
     text = json.dumps(named, indent=2, ensure_ascii=False) + "\n"
     write_atomically(config, lambda path: path.write_text(text, encoding="utf-8"))
-    record.add_facts(tokenizer_class="PreTrainedTokenizerFast")
     if not agrees(AutoTokenizer.from_pretrained(checkpoint)):
         raise UserError(
             f"{where}: transformers splits text unlike tokenizer.json: the model would read what it never learnt to; "
             "take a revision whose tokenizer.json it follows"
         )
+    return ANY_TOKENIZER
 
 
 def check_configurations(paths: dict[str, Path], where: object) -> None:
@@ -123,13 +100,23 @@ def check_configurations(paths: dict[str, Path], where: object) -> None:
     check_config(paths["config.json"], where)
 
 
+def taken_of(folder: Path, where: object) -> dict[str, Path]:
+    """The files of a folder on this machine that are taken: name → path."""
+    return {name: folder / name for name in taken([path.name for path in folder.iterdir() if path.is_file()], where)}
+
+
 @stage
 def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Settings) -> None:
+    stated = f"config/models/{model}.yaml"
     if settings["local"]:
-        where, folder = f"models {model}: {settings['local']}", Path(settings["local"])
-        names = taken([path.name for path in folder.iterdir() if path.is_file()], where)
-        paths = {name: folder / name for name in names}
+        where = f"models {model}: {settings['local']}"
+        paths = taken_of(Path(settings["local"]), where)
         check_configurations(paths, where)
+        if not settings["repository"] and content_of(paths) != settings["revision"]:
+            raise UserError(
+                f"{where}: its files are no longer those of the revision in {stated}: if they should be, run "
+                f"`python -m scripts.models.add {settings['local']} --name {model}`"
+            )
     else:
         where = Source("models", model, settings["repository"], settings["revision"])
         names = taken(list(listing(where)), where)
@@ -137,13 +124,13 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
         paths = fetch(where, names)
     place(paths, checkpoint)
     check_weights(checkpoint, where)
-    for fact, value in facts_of(checkpoint, where).items():
-        if settings[fact] != value:
-            raise UserError(
-                f"config/models.tsv: model {model}: {fact} is {settings[fact]}, {where} has {value}; correct it"
-            )
+    weights = [name for name in paths if fnmatchcase(name, WEIGHTS)]
+    for fact, value in facts_of(checkpoint / "config.json", weights, reader(checkpoint), where).items():
+        if fact in settings and settings[fact] != value:
+            raise UserError(f"{stated}: facts.{fact} is {settings[fact]}, {where} has {value}; correct it")
     record.add_facts(source=settings["local"] or settings["repository"])
-    settle_tokenizer(checkpoint, where)
+    if settled := settle_tokenizer(checkpoint, where):
+        record.add_facts(tokenizer_class=settled)
     check_template(AutoTokenizer.from_pretrained(checkpoint), settings, where)
     write_manifest(checkpoint, manifest)
 

@@ -27,7 +27,7 @@ class Evidence:
     drops: np.ndarray  # (1 + RESAMPLES, cells, benchmarks), in points
     baselines: dict[str, np.ndarray]  # model → accuracy of none/full by benchmark, in percent
     lengths: np.ndarray | None  # (1 + RESAMPLES, cells): mean over benchmarks of the ratio to the baseline's length
-    models: dict[str, dict]  # model → facts of config/models.tsv
+    models: dict[str, dict]  # model → facts of config/models/
     schemes: dict[str, dict]  # "quantizer/scheme" → settings
     own_reasoning: list[str]  # corpora that a model wrote itself
 

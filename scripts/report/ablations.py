@@ -20,7 +20,7 @@ from scripts.table import column
 SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
-        column("model", pa.string(), "name in config/models.tsv"),
+        column("model", pa.string(), "name of a file in config/models/"),
         column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
         column("scheme_a", pa.string(), "the scheme that stands first in the study"),
         column("scheme_b", pa.string(), "the other scheme"),

@@ -6,11 +6,11 @@ Every error names the file, the key and the cure.
 import csv
 import difflib
 import functools
-import json
 import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from scripts.run.imports import code_files
 from scripts.run.resources import generate_gpus, quantize_gpus
 
 SCHEMAS = Path("config/schemas")
-MODELS = Path("config/models.tsv")
+MODELS = Path("config/models")  # a file each
 DATASETS = Path("config/datasets.tsv")
 QUANTIZERS = Path("config/quantizers.yaml")
 BASELINE = "none/full"
+MODEL_NAME = r"[a-z0-9][a-z0-9.-]*"
 LARGEST = 100_000  # values of a file, written out
 # What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
 NUMBERS = re.compile(
@@ -70,16 +71,16 @@ class Config:
 
 
 def load(config: dict, sources: list[str]) -> Config:
-    """Check a config, merged from the files `sources`, together with the models' and quantizers' tables.
+    """Check a config, merged from the files `sources`, together with the files of models, datasets and quantizers.
 
     Raises:
         UserError: anything is wrong.
     """
     source = " + ".join(sources)
     for path in sources:
-        _read_yaml(Path(path))  # whoever merged them did not look for keys that stand twice
+        read_yaml(Path(path))  # whoever merged them did not look for keys that stand twice
     _validate(config, "config", source)
-    models, datasets, quantizers = _read_models(), _read_datasets(), _read_yaml(QUANTIZERS)
+    models, datasets, quantizers = read_models(), _read_datasets(), read_yaml(QUANTIZERS)
     schemes = {}
     for quantizer, entry in quantizers.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("schemes"), dict):
@@ -155,7 +156,7 @@ def _known(name: str, known: Any, where: str, what: str) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key may stand only once."""
+    """YAML in which a key may stand only once, and a day is a text like any other."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -165,10 +166,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict:
+_StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+
+
+def read_yaml(path: Path, text: str | None = None) -> dict:
+    """A file of keys and values, or what it is to hold."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            document = yaml.load(stream, _StrictLoader)  # noqa: S506 - it is a SafeLoader
+        loader = _StrictLoader(path.read_text(encoding="utf-8") if text is None else text)
+        loader.name = str(path)
+        document = loader.get_single_data()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it") from None
     except yaml.YAMLError as error:
@@ -191,52 +197,71 @@ def _size(value: Any, known: dict[int, float]) -> float:
     return known[id(value)]
 
 
-def _read_table(path: Path, kind: str) -> dict[str, dict]:
-    """Rows of a table by the name in the column `kind`, each with an empty `local`."""
-    schema = f"{kind}s"
-    properties = _validator(SCHEMAS / f"{schema}.schema.yaml").schema["properties"]
-    integers = {key for key, value in properties.items() if value.get("type") == "integer"}
-    defaults = {key: value["default"] for key, value in properties.items() if "default" in value}
-    if not path.exists():
-        raise UserError(f"{path} is missing; restore it")
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, delimiter="\t", restkey="(more)")
-        rows = list(reader)
-    if kind not in (reader.fieldnames or []):
-        raise UserError(f"{path}: the first line has no column {kind!r}; columns are separated by tabs")
-    table: dict[str, dict] = {}
-    for row in rows:
-        name = row[kind]
-        facts = {k: int(v) if k in integers and re.fullmatch(r"\d+", v or "") else v for k, v in row.items()}
-        facts |= {key: default for key, default in defaults.items() if not facts.get(key)}
-        _validate(facts, schema, f"{path}: {kind} {name}")
-        if name in table:
-            raise UserError(f"{path}: {kind} {name!r} stands twice; remove one row")
-        table[name] = facts | {"local": ""}
-    return table
+def read_models(texts: dict[Path, str] | None = None) -> dict[str, dict]:
+    """Choices and facts of every model by its name, without levels, each with its `source` and what is `local`.
 
+    Args:
+        texts: what the files hold; None: read them.
 
-def _read_models() -> dict[str, dict]:
-    models = _read_table(MODELS, "model")
-    for name, facts in models.items():
-        where = f"{MODELS}: model {name}"
-        _known(facts["source"], _files("models"), f"{where}: source", "file in scripts/models/")
+    Raises:
+        UserError: names the file and the key.
+    """
+    schema = _validator(SCHEMAS / "model.schema.yaml").schema["properties"]
+    defaults = {key: value["default"] for key, value in schema.items() if "default" in value}
+    models = {}
+    for path in texts or sorted(MODELS.glob("*.yaml")):
+        if not re.fullmatch(MODEL_NAME, path.stem):
+            raise UserError(f"{path}: a model's name is lower-case letters, digits, dots and hyphens: rename the file")
+        document = read_yaml(path, texts[path] if texts else None)
+        _validate(document, "model", str(path))
         try:
-            arguments = json.loads(facts["template"] or "{}")
+            date.fromisoformat(document.get("date") or "2026-01-31")
         except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise UserError(f"{where}: template is {facts['template']!r}, where a JSON object of arguments is expected")
-        code_files(f"scripts.models.{facts['source']}")
+            raise UserError(f"{path}: date: {document['date']} is no day") from None
+        facts = document.pop("facts")
+        _check_origin(document, facts["revision"], path)
+        source = document.pop("trained_by", "hub")
+        local = document.pop("folder", "")
+        code_files(f"scripts.models.{source}")
+        models[path.stem] = {"repository": "", "source": source, "local": local} | defaults | facts | document
     return models
 
 
+def _check_origin(document: dict, revision: str, path: Path) -> None:
+    """A model comes from one place, at what is a revision there."""
+    places = {"repository": "[0-9a-f]{40}", "folder": "[0-9a-f]{64}", "trained_by": r"\d+"}
+    named = [place for place in places if place in document]
+    if len(named) != 1:
+        raise UserError(f"{path}: it must have one of {', '.join(places)}, not {' and '.join(named) or 'none'}")
+    if not re.fullmatch(places[named[0]], revision):
+        raise UserError(
+            f"{path}: facts.revision: {revision!r} is none of a {named[0]}: `python -m scripts.models.add` finds it"
+        )
+
+
 def _read_datasets() -> dict[str, dict]:
-    datasets = _read_table(DATASETS, "dataset")
-    for name, facts in datasets.items():
+    """Rows of the table of datasets by name, each with an empty `local`."""
+    properties = _validator(SCHEMAS / "datasets.schema.yaml").schema["properties"]
+    integers = {key for key, value in properties.items() if value.get("type") == "integer"}
+    if not DATASETS.exists():
+        raise UserError(f"{DATASETS} is missing; restore it")
+    with DATASETS.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream, delimiter="\t", restkey="(more)")
+        rows = list(reader)
+    if "dataset" not in (reader.fieldnames or []):
+        raise UserError(f"{DATASETS}: the first line has no column 'dataset'; columns are separated by tabs")
+    table: dict[str, dict] = {}
+    for row in rows:
+        name = row["dataset"]
+        where = f"{DATASETS}: dataset {name}"
+        facts = {k: int(v) if k in integers and re.fullmatch(r"\d+", v or "") else v for k, v in row.items()}
+        _validate(facts, "datasets", where)
+        if name in table:
+            raise UserError(f"{where} stands twice; remove one row")
         if facts["used_by"]:
-            _known(facts["used_by"], _files("questions"), f"{DATASETS}: dataset {name}: used_by", "benchmark")
-    return datasets
+            _known(facts["used_by"], _files("questions"), f"{where}: used_by", "benchmark")
+        table[name] = facts | {"local": ""}
+    return table
 
 
 def _take_local(local: dict, tables: dict[str, dict], source: str) -> None:
@@ -312,12 +337,9 @@ def _check_studies(config: Config, source: str) -> None:
         for block in entry["grid"]:
             for model in block["models"]:
                 _known(model, config.models, f"{where}.grid", "model")
-                facts = config.models[model]
-                if not (facts["revision"] or facts["local"]):
-                    raise UserError(
-                        f"{MODELS}: model {model} has no revision: write the 40 digits of a commit, or name its folder "
-                        f"on this machine in {source}: local: {{models: {{{model}: /path}}}}"
-                    )
+                folder = config.models[model]["local"]
+                if folder and not Path(folder).is_dir():
+                    raise UserError(f"{MODELS}/{model}.yaml: folder: nothing at {folder}; correct the path")
             for scheme in block["schemes"]:
                 _known(scheme, config.schemes, f"{where}.grid", "quantizer/scheme")
         count = Counter(config.cells(study))
@@ -355,5 +377,5 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
             generate_gpus(facts, config.schemes[asked], limit, config.gpu_memory_gb)
     except UserError as error:
         raise UserError(
-            f"{source}: studies.{study}.grid: {model} with {scheme} {error} ({MODELS}, {QUANTIZERS})"
+            f"{source}: studies.{study}.grid: {model} with {scheme} {error} ({MODELS}/{model}.yaml, {QUANTIZERS})"
         ) from None

@@ -13,7 +13,7 @@ from scripts.run.config import SCHEMAS
 
 FILES = {
     "config": "config.yaml",
-    "models": "models.tsv",
+    "model": "models/NAME.yaml",
     "datasets": "datasets.tsv",
     "quantizers": "quantizers.yaml",
 }

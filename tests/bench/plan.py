@@ -3,9 +3,9 @@
 python -m tests.bench.plan
 """
 
-import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -87,14 +87,10 @@ def plan(folder: Path, *arguments: str) -> tuple[int, float]:
 def ours(folder: Path, models: int, schemes: int) -> Copy:
     """The pipeline with a grid of this size: tiny models under other names, one quantizer under many."""
     copy = Copy(folder)
-    path = copy.root / "config/models.tsv"
-    with path.open(newline="") as stream:
-        row = next(csv.DictReader(stream, delimiter="\t"))
+    one = copy.root / "config/models/tiny-qwen-s.yaml"
     names = [f"tiny-{i}" for i in range(models)]
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, row, delimiter="\t")
-        writer.writeheader()
-        writer.writerows(row | {"model": name} for name in names)
+    for name in names:
+        shutil.copy(one, one.with_stem(name))
     quantizers = {
         "none": {"schemes": {"full": {}}},
         "rtn": {"schemes": {f"w3-v{i}": {"bits": 3, "group_size": -1} for i in range(schemes - 1)}},

@@ -1,0 +1,135 @@
+"""Add a model: python -m scripts.models.add OWNER/NAME[@REVISION] | FOLDER [--name NAME]
+
+Writes config/models/NAME.yaml. Of a repository only small files, headers and the biases of keys are read. A model that
+is there is looked at anew: its `facts` are replaced, what stands before them is kept.
+"""
+
+import logging
+import re
+import tempfile
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from jinja2 import Environment, TemplateSyntaxError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from scripts.hub import Source, commit_of, fetch, listing, place, read_range
+from scripts.models._facts import Read, facts_of, reader
+from scripts.models._weights import WEIGHTS
+from scripts.models.hub import check_configurations, content_of, settle_tokenizer, taken, taken_of
+from scripts.run.config import MODEL_NAME, MODELS, read_models, read_yaml
+from scripts.run.errors import UserError
+from scripts.run.files import write_atomically
+from scripts.template import check_template
+
+REPOSITORY = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
+MARKERS = ("<think> </think>", "[THINK] [/THINK]", "◁think▷ ◁/think▷", "<thought> </thought>")
+SWITCHES = {"enable_thinking", "thinking"}  # by which templates open the thought
+
+
+def look(model: str, name: str | None) -> tuple[str, dict[str, str], dict[str, Path], list[str], Read, str]:
+    """What there is of a folder or a repository.
+
+    Returns:
+        its name; the key that says where it comes from; its small files: name → path; the names of its weights, and
+        what reads them; its revision.
+    """
+    if Path(model).is_dir():
+        folder = Path(model).resolve()
+        name = name or folder.name.lower()
+        paths = taken_of(folder, folder)
+        check_configurations(paths, folder)
+        weights = [file for file in paths if fnmatchcase(file, WEIGHTS)]
+        small = {file: path for file, path in paths.items() if file not in weights}
+        return name, {"folder": str(folder)}, small, weights, reader(folder), content_of(paths)
+    match = REPOSITORY.fullmatch(model)
+    if match is None:
+        raise UserError(f"{model}: neither a folder here nor OWNER/NAME or OWNER/NAME@REVISION on the hub")
+    repository = match["repository"]
+    commit = commit_of("models", repository, match["revision"] or "main")
+    name = name or repository.rsplit("/", maxsplit=1)[1].lower()
+    _check_name(name)  # it becomes a folder's in the store
+    source = Source("models", name, repository, commit)
+    names = taken(list(listing(source)), source)
+    weights = [file for file in names if fnmatchcase(file, WEIGHTS)]
+    small = fetch(source, [file for file in names if file not in weights])
+    check_configurations(small, source)
+    return name, {"repository": repository}, small, weights, partial(read_range, source), commit
+
+
+def choices(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """What the chat template and the vocabulary show of how the model thinks, where it is not the default."""
+    found: dict[str, object] = {}
+    template, vocabulary = tokenizer.chat_template or "", tokenizer.get_vocab()
+    for known in (template, vocabulary):
+        if marked := [pair for pair in MARKERS if all(marker in known for marker in pair.split())]:
+            if marked[0] != MARKERS[0]:
+                found["think"] = marked[0]
+            break
+    try:
+        words = [(kind, word) for _, kind, word in Environment().lex(template) if kind != "whitespace"]  # noqa: S701
+    except TemplateSyntaxError:
+        return found  # whoever looks at the template says it
+    read = {word for (_, before), (kind, word) in pairwise([("", ""), *words]) if kind == "name" and before != "."}
+    if switches := sorted(read & SWITCHES):
+        found["template"] = dict.fromkeys(switches, True)
+    return found
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(MODEL_NAME, name):
+        raise UserError(f"{name}: a model's name is lower-case letters, digits, dots and hyphens: give one by --name")
+
+
+def head_of(path: Path, place_of: dict[str, str], found: dict[str, object]) -> str:
+    """What stands before the facts: as it is in the file, or what was found."""
+    if not path.exists():
+        return yaml.safe_dump(place_of | found, sort_keys=False, allow_unicode=True).strip("\n")
+    stated = read_yaml(path)
+    if any(stated.get(key) != value for key, value in place_of.items()):
+        raise UserError(f"{path}: it is another model's than {', '.join(place_of.values())}: give a name by --name")
+    return f"\n{path.read_text(encoding='utf-8')}".partition("\nfacts:\n")[0].strip("\n")
+
+
+def main(
+    model: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION] | FOLDER")],
+    name: Annotated[str | None, typer.Option(help="Name in paths and tables; by default that of the model.")] = None,
+) -> None:
+    for library in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # they speak of kernels that nobody asked for
+    try:
+        print(add(model, name))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def add(model: str, name: str | None) -> str:
+    """Write the model's file, and return what to say of it.
+
+    Raises:
+        UserError: there is no such model, or it is none that the pipeline takes.
+    """
+    name, place_of, small, weights, read, revision = look(model, name)
+    _check_name(name)
+    facts = {"revision": revision} | facts_of(small["config.json"], weights, read, model)
+    path = MODELS / f"{name}.yaml"
+    with tempfile.TemporaryDirectory() as scratch:
+        place(small, Path(scratch) / "model")  # a folder of links, of which one may be replaced
+        settle_tokenizer(Path(scratch) / "model", model)
+        tokenizer = AutoTokenizer.from_pretrained(Path(scratch) / "model")
+        head = head_of(path, place_of, choices(tokenizer))
+        text = f"{head}\n{yaml.safe_dump({'facts': facts}, sort_keys=False)}"
+        (settings,) = read_models({path: text}).values()
+        check_template(tokenizer, settings, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda written: written.write_text(text, encoding="utf-8"))
+    return f"{path}:\n\n{text}\nName it in the grid of a study: models: [{name}]"
+
+
+if __name__ == "__main__":
+    typer.run(main)
