@@ -244,13 +244,14 @@ def suite_questions(wildcards):
 
 
 def suite_settings(wildcards):
-    suite = study_config.suites[wildcards.suite] | study_config.models[wildcards.model]
     return slice_of(
-        suite,
+        study_config.asking(wildcards.suite, wildcards.model),
         "seeds",
+        "sampling",
         "temperature",
         "top_p",
         "top_k",
+        "min_p",
         "max_model_len",
         "paper_seeds",
         "max_num_seqs",

@@ -16,7 +16,7 @@ from scripts.score._sandbox import check
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How a model is asked of which its file says no more, and how it marks its thought.
-ASKED = {"think": "<think> </think>", "system": "", "template": {}, "date": ""}
+ASKED = {"think": "<think> </think>", "system": "", "template": {}, "date": "", "min_p": 0}
 ROOT = Path(__file__).parent.parent
 COPIED = ("Snakefile", "rules", "scripts", "config", "profiles", "slurm", "envs", "resources")
 TINY_STUDY = {

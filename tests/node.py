@@ -30,10 +30,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from scripts.fakequant.settings import is_packed
-from scripts.run.config import read_models
 from scripts.run.errors import UserError
 from scripts.run.geometry import check_geometry
 from scripts.run.machine import cpu_model, gpu, versions
+from scripts.run.read import read_models
 from scripts.run.resources import PROCESS_MB, quantize_gb, quantize_mb
 from tests import memory, serve
 from tests.bench import size

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.run.config import read_models
+from scripts.run.read import read_models
 from tests.bench import size
 from tests.node import ALL, check, of_the_paper, one_of_each, random_model, show, verdict
 

@@ -8,11 +8,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from scripts.generate.prompts import build_requests
 from scripts.models import arithmetic
 from scripts.models.add import add
 from scripts.run import record
-from scripts.run.config import read_models
+from scripts.run.config import Config
 from scripts.run.errors import UserError
+from scripts.run.read import read_models
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub
 from tests.test_fetch import hub  # noqa: F401 (a fixture)
@@ -105,6 +107,27 @@ def test_a_head_that_is_tied_and_stored_counts_once(folder: Path):
     change_weights(folder, lm_head__weight=weights["model.embed_tokens.weight"].clone())
     add(str(folder), None)
     assert written("mine")["facts"]["parameters"] == SHAPE["parameters"]
+
+
+def test_sampling_that_the_authors_recommend_can_be_a_suites(folder: Path):
+    add(str(folder), None)
+    assert "sampling" not in written("mine")["facts"]
+    stated = {"do_sample": True, "temperature": 0.6, "top_k": 20, "min_p": 0.05}
+    (folder / "generation_config.json").write_text(json.dumps(stated), encoding="utf-8")
+    add(str(folder), None)
+    recommended = {"temperature": 0.6, "top_p": 1.0, "top_k": 20, "min_p": 0.05}
+    assert written("mine")["facts"]["sampling"] == recommended
+    stated = {"benchmarks": ["addition"], "seeds": [42], "max_model_len": 256, "paper_seeds": False}
+    suites = {"theirs": stated | {"sampling": "recommended"}, "ours": stated | {"temperature": 0.3, "top_p": 0.9}}
+    config = Config({}, suites, {}, read_models(), {}, {}, False, False, False, 80)
+    theirs, ours = config.asking("theirs", "mine"), config.asking("ours", "mine")
+    assert {name: theirs[name] for name in recommended} == recommended
+    assert [ours[name] for name in recommended] == [0.3, 0.9, 0, 0]
+    tokenizer = arithmetic.build_tokenizer()
+    question = {"benchmark": "b", "id": "1", "messages": [{"role": "user", "content": "1+1"}], "expected_tokens": 1}
+    for settings, min_p in ((theirs, 0.05), (ours, None)):
+        (request,) = build_requests([question], tokenizer, settings, {}, {})
+        assert request.sampling.get("min_p") == min_p
 
 
 def test_what_opens_and_marks_the_thought_is_found_in_the_template(folder: Path):

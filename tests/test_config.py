@@ -37,6 +37,14 @@ BAD = {
     "seed is no integer": (CONFIG, "- 43", "- 43a", ["suites.arithmetic.seeds.1", "43a", "integer"]),
     "seed is negative": (CONFIG, "- 43", "- -43", ["suites.arithmetic.seeds.1", "-43"]),
     "seed twice": (CONFIG, "- 43", "- 42", ["suites.arithmetic.seeds", "42"]),
+    "sampling of two kinds": (
+        CONFIG, "top_p: 0.95", "top_p: 0.95\n    sampling: recommended", ["suites.arithmetic", "sampling", "top_p"],
+    ),
+    "sampling that nobody recommends": (
+        CONFIG, "temperature: 0.6\n    top_p: 0.95", "sampling: recommended",
+        ["suites.arithmetic.sampling", "tiny-qwen-s", "facts.sampling", "temperature"],
+    ),
+    "no sampling": (CONFIG, "    top_p: 0.95\n", "", ["suites.arithmetic", "top_p"]),
     "temperature is a word": (CONFIG, "temperature: 0.6", "temperature: hot", ["suites.arithmetic.temperature", "hot"]),
     "temperature is no number": (CONFIG, "temperature: 0.6", "temperature: .nan", ["arithmetic.temperature", "nan"]),
     "top_p is no number": (CONFIG, "top_p: 0.95", "top_p: .nan", ["suites.arithmetic.top_p", "nan"]),

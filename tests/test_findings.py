@@ -6,7 +6,7 @@ import pytest
 
 from scripts.report import findings, paper
 from scripts.report._claims import CLAIMS, Rule, above, at_least, at_most, below, beyond, within
-from scripts.run.config import read_models
+from scripts.run.read import read_models
 from tests.conftest import ROOT
 from tests.test_tables import CELLS, RIGHT, rows_of
 

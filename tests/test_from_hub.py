@@ -12,8 +12,8 @@ from scripts.models import arithmetic
 from scripts.models import hub as from_hub
 from scripts.models.hub import PROBE
 from scripts.run import record
-from scripts.run.config import read_models
 from scripts.run.errors import UserError
+from scripts.run.read import read_models
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub
 from tests.test_fetch import hub  # noqa: F401 (a fixture)
@@ -49,7 +49,7 @@ def model_hub(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Hub:
     monkeypatch.setattr(record, "add_facts", lambda **_: None)
-    monkeypatch.setattr("scripts.run.config.SCHEMAS", ROOT / "config/schemas")
+    monkeypatch.setattr("scripts.run.read.SCHEMAS", ROOT / "config/schemas")
     hub.repositories["models/owner/tiny"] = dict(tiny)
     return hub
 

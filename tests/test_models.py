@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from scripts.manifest import write_manifest
 from scripts.models import arithmetic
 from scripts.questions._arithmetic import Problem
-from scripts.run.config import read_models
 from scripts.run.errors import UserError
+from scripts.run.read import read_models
 from tests.conftest import ROOT
 
 PRINTABLE = "".join(chr(code) for code in range(32, 127)) + "\n what's  left\n\n"

@@ -13,8 +13,8 @@ from transformers import Qwen2Tokenizer
 from scripts import template
 from scripts.generate.prompts import build_requests, prompt_ids
 from scripts.models.arithmetic import build_tokenizer
-from scripts.run.config import read_models
 from scripts.run.errors import UserError
+from scripts.run.read import read_models
 from scripts.template import check_template
 from tests.conftest import ASKED as PLAIN
 from tests.conftest import ROOT
@@ -197,7 +197,7 @@ def test_a_model_states_what_its_template_needs(caplog: pytest.LogCaptureFixture
     )
     with pytest.raises(UserError, match=r"fails on a question: .*none; what it asks for may stand in the keys system"):
         check_template(tokenizer, PLAIN, "models mine")
-    check_template(tokenizer, asked | {"template": ""}, "models mine")
+    check_template(tokenizer, asked | {"template": {}}, "models mine")
     assert "closes the thought itself" in caplog.text and "under `template`" in caplog.text
     caplog.clear()
     check_template(tokenizer, asked, "models mine")

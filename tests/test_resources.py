@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from scripts.run.config import load, read_models
+from scripts.run.config import load
 from scripts.run.errors import UserError
+from scripts.run.read import read_models
 from scripts.run.resources import (
     cores,
     disk_mb,

@@ -16,8 +16,8 @@ import pytest
 from scripts.report import ablations, difficulty, drops, efficiency, errors, findings, headline, lengths, paper, summary
 from scripts.report._tables import verdict_of, write_frame
 from scripts.run import record
-from scripts.run.config import read_models
 from scripts.run.describe import table_modules, tables
+from scripts.run.read import read_models
 from tests.conftest import ROOT, Copy
 
 CELLS = [("m", "none", "full"), ("m", "gptq", "w3"), ("m", "gptq", "w3-plain")]

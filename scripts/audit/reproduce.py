@@ -19,7 +19,8 @@ from scripts.table import SAMPLE_COLUMNS, read_rows
 
 REPOSITORY = ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "resources")
 CONFIG = "config/reproduce.yaml"
-SUITE = ("seeds", "temperature", "top_p", "max_model_len", "paper_seeds")  # the rest is the model's
+SUITE = ("seeds", "max_model_len", "paper_seeds")  # the rest is the model's, or one of
+SAMPLING = {"": ("temperature", "top_p"), "recommended": ("sampling",)}
 CORPUS = ("sequences", "length", "seed", "cut")
 CELL = {"model", "quantizer", "scheme", "benchmark"}
 KEYS = {"study", *(column.name for column in SAMPLE_COLUMNS)}
@@ -86,7 +87,8 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
     for record in by_rule["generate"]:
         suite = record["wildcards"]["suite"]
         questions = [Path(name).stem for name in record["inputs"] if name.startswith("results/questions/")]
-        settings = {key: record["parameters"]["settings"][key] for key in SUITE}
+        asked = record["parameters"]["settings"]
+        settings = {key: asked[key] for key in (*SUITE, *SAMPLING[asked["sampling"]])}
         if any(scored["wildcards"]["benchmark"] in questions for scored in by_rule["score"]):
             asked.add(suite)
             questions = [row["benchmark"]] if row["benchmark"] in questions else questions

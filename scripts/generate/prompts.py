@@ -57,6 +57,7 @@ def build_requests(
                 "seed": request_seed(seed, row["id"], paper_seeds=settings["paper_seeds"]),
                 "skip_special_tokens": True,
             }
+            sampling |= {"min_p": settings["min_p"]} if settings["min_p"] else {}
             expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
             sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
             requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))

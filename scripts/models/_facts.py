@@ -16,6 +16,7 @@ STATED = [
     "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
     "num_key_value_heads",
 ]  # fmt: skip
+PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0}  # what is not stated changes nothing
 HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LARGE = 100  # a key bias beyond which keys are as good as constant; that of R1-Qwen-1.5B reaches 402
@@ -72,6 +73,14 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
         "head_dim": stated.get("head_dim") or stated["hidden_size"] // stated["num_attention_heads"],
         "key_bias": _key_bias(tensors, read),
     }
+
+
+def sampling_of(generation: Path, where: object) -> dict[str, object]:
+    """How generation_config.json recommends to sample, under `sampling`; nothing where it does not."""
+    stated = read_json(generation, where)
+    if not stated.get("do_sample"):
+        return {}
+    return {"sampling": {name: stated.get(name, default) for name, default in PLAIN.items()}}
 
 
 def _header(name: str, read: Read, where: object) -> dict[str, Stored]:

@@ -19,12 +19,12 @@ from jinja2 import Environment, TemplateSyntaxError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from scripts.hub import Source, commit_of, fetch, listing, place, read_range
-from scripts.models._facts import Read, facts_of, reader
+from scripts.models._facts import Read, facts_of, reader, sampling_of
 from scripts.models._weights import WEIGHTS
 from scripts.models.hub import check_configurations, content_of, settle_tokenizer, taken, taken_of
-from scripts.run.config import MODEL_NAME, MODELS, read_models, read_yaml
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
+from scripts.run.read import MODEL_NAME, MODELS, read_models, read_yaml
 from scripts.template import check_template
 
 REPOSITORY = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
@@ -117,6 +117,8 @@ def add(model: str, name: str | None) -> str:
     name, place_of, small, weights, read, revision = look(model, name)
     _check_name(name)
     facts = {"revision": revision} | facts_of(small["config.json"], weights, read, model)
+    if "generation_config.json" in small:
+        facts |= sampling_of(small["generation_config.json"], model)
     path = MODELS / f"{name}.yaml"
     with tempfile.TemporaryDirectory() as scratch:
         place(small, Path(scratch) / "model")  # a folder of links, of which one may be replaced

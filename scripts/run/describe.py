@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from scripts.run.config import SCHEMAS
+from scripts.run.read import SCHEMAS
 
 FILES = {
     "config": "config.yaml",
