@@ -166,10 +166,15 @@ def test_what_is_no_model_is_refused_and_nothing_written(folder: Path):
     config.write_text(whole, encoding="utf-8")
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
-    for damaged in (b"", content[:20], b"\xff" * 64, (8).to_bytes(8, "little") + b"[1,2,3] "):
+    wrong = content.replace(b'"F32","shape":[64]', b'"F32","shape":[65]', 1)
+    assert wrong != content
+    for damaged in (b"", content[:20], b"\xff" * 64, (8).to_bytes(8, "little") + b"[1,2,3] ", wrong):
         weights.write_bytes(damaged)
         with pytest.raises(UserError, match=r"model.safetensors does not begin as safetensors do"):
             add(str(folder), None)
+    weights.write_bytes(content[: 8 + int.from_bytes(content[:8], "little")])
+    with pytest.raises(UserError, match=r"model.safetensors is cut"):
+        add(str(folder), None)
     weights.write_bytes(content)
     for asked, name, words in [
         ("nowhere", None, "neither a folder here nor"),
@@ -180,6 +185,15 @@ def test_what_is_no_model_is_refused_and_nothing_written(folder: Path):
         with pytest.raises(UserError, match=words):
             add(asked, name)
     assert not Path("config/models").exists()
+
+
+def test_a_choice_behind_the_facts_is_not_lost(folder: Path):
+    add(str(folder), None)
+    path = Path("config/models/mine.yaml")
+    path.write_text(f"{path.read_text(encoding='utf-8')}origin: distilled\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine.yaml: origin stands behind facts.* move it before"):
+        add(str(folder), None)
+    assert written("mine")["origin"] == "distilled"
 
 
 def test_a_name_that_is_taken_is_not_written_over(folder: Path):

@@ -71,7 +71,7 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
         "heads": stated["num_attention_heads"],
         "kv_heads": stated["num_key_value_heads"],
         "head_dim": stated.get("head_dim") or stated["hidden_size"] // stated["num_attention_heads"],
-        "key_bias": _key_bias(tensors, read),
+        "key_bias": _key_bias(tensors, read, where),
     }
 
 
@@ -95,16 +95,21 @@ def _header(name: str, read: Read, where: object) -> dict[str, Stored]:
                 continue
             start, stop = (8 + length + int(offset) for offset in tensor["data_offsets"])
             found[key] = Stored(name, str(tensor["dtype"]), [int(size) for size in tensor["shape"]], start, stop)
+            kind = DTYPES.get(found[key].dtype)
+            if kind and stop - start != math.prod(found[key].shape) * kind.itemsize:
+                raise ValueError(f"{key!r:.80} has other bytes than its shape")
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: {name} does not begin as safetensors do ({error!s:.200}): fetch it anew") from None
     return found
 
 
-def _key_bias(tensors: dict[str, Stored], read: Read) -> str:
+def _key_bias(tensors: dict[str, Stored], read: Read, where: object) -> str:
     """Whether keys have biases, and whether the largest magnitude dwarfs them."""
     biases = [tensor for key, tensor in tensors.items() if key.endswith(".k_proj.bias") and tensor.dtype in DTYPES]
     largest = 0.0
     for bias in biases:
         content = bytearray(read(bias.file, bias.start, bias.stop))
+        if not content or len(content) != bias.stop - bias.start:
+            raise UserError(f"{where}: {bias.file} is cut: fetch it anew")
         largest = max(largest, torch.frombuffer(content, dtype=DTYPES[bias.dtype]).abs().max().item())
     return ("large" if largest > LARGE else "small") if biases else "none"

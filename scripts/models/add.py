@@ -93,6 +93,8 @@ def head_of(path: Path, place_of: dict[str, str], found: dict[str, object]) -> s
     stated = read_yaml(path)
     if any(stated.get(key) != value for key, value in place_of.items()):
         raise UserError(f"{path}: it is another model's than {', '.join(place_of.values())}: give a name by --name")
+    if "facts" in stated and list(stated)[-1] != "facts":
+        raise UserError(f"{path}: {list(stated)[-1]} stands behind facts, which are written anew: move it before them")
     return f"\n{path.read_text(encoding='utf-8')}".partition("\nfacts:\n")[0].strip("\n")
 
 
