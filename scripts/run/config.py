@@ -192,8 +192,8 @@ def _check_cell(config: Config, source: str, study: str, model: str, scheme: str
     for suite in suites:
         if "sampling" in config.suites[suite] and "sampling" not in facts:
             raise UserError(
-                f"{source}: suites.{suite}.sampling: the file of {model} has no facts.sampling, as its authors "
-                "recommend none in its generation_config.json: state temperature and top_p"
+                f"{source}: suites.{suite}.sampling: {MODELS}/{model}.yaml has no facts.sampling: add the model anew "
+                "(`python -m scripts.models.add`); if its authors recommend nothing, state temperature and top_p"
             )
         limit = config.suites[suite]["max_model_len"]
         if limit > context:
