@@ -87,8 +87,8 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
     for record in by_rule["generate"]:
         suite = record["wildcards"]["suite"]
         questions = [Path(name).stem for name in record["inputs"] if name.startswith("results/questions/")]
-        asked = record["parameters"]["settings"]
-        settings = {key: asked[key] for key in (*SUITE, *SAMPLING[asked["sampling"]])}
+        recorded = record["parameters"]["settings"]
+        settings = {key: recorded[key] for key in (*SUITE, *SAMPLING[recorded["sampling"]])}
         if any(scored["wildcards"]["benchmark"] in questions for scored in by_rule["score"]):
             asked.add(suite)
             questions = [row["benchmark"]] if row["benchmark"] in questions else questions

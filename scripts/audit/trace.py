@@ -155,7 +155,7 @@ def _tree(found: dict[str, Any], name: str, told: set[str]) -> Tree:
         f"{f', Slurm job {job}' if job else ''}, {len(record['code'])} code files"
     )
     settings = record["parameters"].get("settings", {})
-    short = [f"{key} {value}" for key, value in settings.items() if len(str(value)) < 60]
+    short = [f"{key} {value}" for key, value in settings.items() if value not in ("", {}) and len(str(value)) < 60]
     facts = [f"{key} {value}" for key, value in record["facts"].items() if len(str(value)) < 60]
     details = [Text(printable(line), "dim") for line in (made, ", ".join(short), ", ".join(facts)) if line]
     tree = Tree(Group(label, *details))
