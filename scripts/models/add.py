@@ -7,6 +7,7 @@ is there is looked at anew: its `facts` are replaced, what stands before them is
 import logging
 import re
 import tempfile
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
@@ -32,34 +33,50 @@ MARKERS = ("<think> </think>", "[THINK] [/THINK]", "◁think▷ ◁/think▷", "
 SWITCHES = {"enable_thinking", "thinking"}  # by which templates open the thought
 
 
-def look(model: str, name: str | None) -> tuple[str, dict[str, str], dict[str, Path], list[str], Read, str]:
+@dataclass(frozen=True)
+class Found:
+    """A model as it lies somewhere: what is small is here, weights are read in parts."""
+
+    name: str
+    place: dict[str, str]  # `folder` or `repository`
+    revision: str
+    small: dict[str, Path]
+    weights: list[str]
+    read: Read
+
+
+def look(model: str, name: str | None) -> Found:
     """What there is of a folder or a repository.
 
-    Returns:
-        its name; the key that says where it comes from; its small files: name → path; the names of its weights, and
-        what reads them; its revision.
+    Raises:
+        UserError: neither is there, or it holds no model that the pipeline takes.
     """
     if Path(model).is_dir():
         folder = Path(model).resolve()
-        name = name or folder.name.lower()
+        name = _checked(name or folder.name.lower())
         paths = taken_of(folder, folder)
-        check_configurations(paths, folder)
         weights = [file for file in paths if fnmatchcase(file, WEIGHTS)]
         small = {file: path for file, path in paths.items() if file not in weights}
-        return name, {"folder": str(folder)}, small, weights, reader(folder), content_of(paths)
+        check_configurations(small, folder)
+        return Found(name, {"folder": str(folder)}, content_of(paths), small, weights, reader(folder))
     match = REPOSITORY.fullmatch(model)
     if match is None:
         raise UserError(f"{model}: neither a folder here nor OWNER/NAME or OWNER/NAME@REVISION on the hub")
     repository = match["repository"]
-    commit = commit_of("models", repository, match["revision"] or "main")
-    name = name or repository.rsplit("/", maxsplit=1)[1].lower()
-    _check_name(name)  # it becomes a folder's in the store
-    source = Source("models", name, repository, commit)
+    name = _checked(name or repository.rsplit("/", maxsplit=1)[1].lower())
+    source = Source("models", name, repository, commit_of("models", repository, match["revision"] or "main"))
     names = taken(list(listing(source)), source)
     weights = [file for file in names if fnmatchcase(file, WEIGHTS)]
     small = fetch(source, [file for file in names if file not in weights])
     check_configurations(small, source)
-    return name, {"repository": repository}, small, weights, partial(read_range, source), commit
+    return Found(name, {"repository": repository}, source.revision, small, weights, partial(read_range, source))
+
+
+def _checked(name: str) -> str:
+    """A name in paths."""
+    if not re.fullmatch(MODEL_NAME, name):
+        raise UserError(f"{name}: a model's name is lower-case letters, digits, dots and hyphens: give one by --name")
+    return name
 
 
 def choices(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
@@ -81,15 +98,10 @@ def choices(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     return found
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(MODEL_NAME, name):
-        raise UserError(f"{name}: a model's name is lower-case letters, digits, dots and hyphens: give one by --name")
-
-
-def head_of(path: Path, place_of: dict[str, str], found: dict[str, object]) -> str:
-    """What stands before the facts: as it is in the file, or what was found."""
+def head_of(path: Path, place_of: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before the facts: as it is in the file, or, where there is none, what can be seen."""
     if not path.exists():
-        return yaml.safe_dump(place_of | found, sort_keys=False, allow_unicode=True).strip("\n")
+        return yaml.safe_dump(place_of | choices(tokenizer), sort_keys=False, allow_unicode=True).strip("\n")
     stated = read_yaml(path)
     if any(stated.get(key) != value for key, value in place_of.items()):
         raise UserError(f"{path}: it is another model's than {', '.join(place_of.values())}: give a name by --name")
@@ -116,23 +128,21 @@ def add(model: str, name: str | None) -> str:
     Raises:
         UserError: there is no such model, or it is none that the pipeline takes.
     """
-    name, place_of, small, weights, read, revision = look(model, name)
-    _check_name(name)
-    facts = {"revision": revision} | facts_of(small["config.json"], weights, read, model)
-    if "generation_config.json" in small:
-        facts |= sampling_of(small["generation_config.json"], model)
-    path = MODELS / f"{name}.yaml"
+    found = look(model, name)
+    facts = {"revision": found.revision} | facts_of(found.small["config.json"], found.weights, found.read, model)
+    if generation := found.small.get("generation_config.json"):
+        facts |= sampling_of(generation, model)
+    path = MODELS / f"{found.name}.yaml"
     with tempfile.TemporaryDirectory() as scratch:
-        place(small, Path(scratch) / "model")  # a folder of links, of which one may be replaced
+        place(found.small, Path(scratch) / "model")  # a folder of links, of which one may be replaced
         settle_tokenizer(Path(scratch) / "model", model)
         tokenizer = AutoTokenizer.from_pretrained(Path(scratch) / "model")
-        head = head_of(path, place_of, choices(tokenizer))
-        text = f"{head}\n{yaml.safe_dump({'facts': facts}, sort_keys=False)}"
+        text = f"{head_of(path, found.place, tokenizer)}\n{yaml.safe_dump({'facts': facts}, sort_keys=False)}"
         (settings,) = read_models({path: text}).values()
         check_template(tokenizer, settings, model)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda written: written.write_text(text, encoding="utf-8"))
-    return f"{path}:\n\n{text}\nName it in the grid of a study: models: [{name}]"
+    return f"{path}:\n\n{text}\nName it in the grid of a study: models: [{found.name}]"
 
 
 if __name__ == "__main__":
