@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from tests.conftest import Copy
 from tests.real import MODEL, PROBLEMS, study
@@ -39,5 +40,7 @@ def test_its_tables_say_what_was_asked(real: Copy):
     assert record["parameters"]["settings"]["rows"] == 5
     assert Path(record["parameters"]["settings"]["local"]).name == "words.parquet"
     made = json.loads((real.root / f"results/models/{MODEL}/record.json").read_text())
-    assert made["parameters"]["settings"]["revision"] == ""
-    assert not made["sources"]
+    stated = yaml.safe_load((real.root / f"config/models/{MODEL}.yaml").read_text())
+    revision = made["parameters"]["settings"]["revision"]
+    assert revision == stated["facts"]["revision"]
+    assert made["sources"] == {f"models/{MODEL}": revision}
