@@ -22,7 +22,7 @@ import httpx2
 from huggingface_hub import HfApi, hf_hub_url, set_client_factory
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
 from scripts._client import SECONDS, client
 from scripts.quantize._link import link_file
@@ -32,7 +32,6 @@ from scripts.run.lease import lease
 from scripts.run.progress import Progress
 
 SOURCES = Path("results/store/sources")
-RANGE_LIMIT = 256 << 20  # bytes: a header of 100 MiB is safetensors' longest
 WAITS = [1, 2, 4, 8, 16]  # seconds before each further attempt
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -104,46 +103,6 @@ def fetch(source: Source, names: Iterable[str]) -> dict[str, Path]:
     return paths
 
 
-def commit_of(kind: str, repository: str, revision: str) -> str:
-    """The commit that a branch, a tag or a commit's name stands for now.
-
-    Raises:
-        UserError: as `listing`.
-    """
-    source = Source(kind, repository.rsplit("/", maxsplit=1)[1], repository, revision)
-    info = _patiently(source, lambda: HfApi().repo_info(**source.hub, revision=revision, timeout=SECONDS))
-    if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
-        raise UserError(f"{source}: the hub names no commit of it: see HF_ENDPOINT")
-    return info.sha
-
-
-def read_range(source: Source, name: str, start: int, stop: int) -> bytes:
-    """Some bytes of a file of the repository, without the rest of it, which is not verified therefore.
-
-    Raises:
-        UserError: as `fetch`; or the hub sends other bytes than it was asked for.
-    """
-    known = _read_listing(source)
-    if not 0 <= start < stop <= min(known["files"][name]["bytes"], start + RANGE_LIMIT):
-        raise UserError(f"{source}: {name} has no bytes {start:,} to {stop:,}: it is cut, or no safetensors")
-    url = hf_hub_url(**source.hub, filename=name, revision=known["commit"])
-    headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}"}
-
-    def attempt() -> bytes:
-        content = b""
-        with get_session().stream("GET", url, headers=headers) as response:
-            hf_raise_for_status(response)
-            for chunk in response.iter_raw() if response.status_code == 206 else ():
-                content += chunk
-                if len(content) > stop - start:
-                    break
-        if len(content) != stop - start:
-            raise ConnectionError(f"{len(content)} of {stop - start} bytes")
-        return content
-
-    return _patiently(source, attempt, name)
-
-
 def place(paths: dict[str, Path], target: Path) -> None:
     """Fill the folder `target` with hard links (copies across file systems), replacing what was there."""
     shutil.rmtree(target, ignore_errors=True)
@@ -171,11 +130,9 @@ def _ask_listing(source: Source) -> dict:
     api = HfApi()
     commit = source.revision
     if len(commit) < 40:
-        commits = _patiently(source, lambda: api.list_repo_commits(**source.hub))
+        commits = patiently(source, lambda: api.list_repo_commits(**source.hub))
         commit = next((c.commit_id for c in commits if c.commit_id.startswith(source.revision)), source.revision)
-    info = _patiently(
-        source, lambda: api.repo_info(**source.hub, revision=commit, files_metadata=True, timeout=SECONDS)
-    )
+    info = patiently(source, lambda: api.repo_info(**source.hub, revision=commit, files_metadata=True, timeout=SECONDS))
     files = {
         f.rfilename: {
             "bytes": f.size,
@@ -243,7 +200,7 @@ def _fetch_file(source: Source, name: str, known: dict, progress: Progress) -> N
             if stream.tell() < expected["bytes"]:
                 http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), displayed_filename=name)
 
-    _patiently(source, attempt, name)
+    patiently(source, attempt, name)
     found = sha256(part)
     blob_stated = expected.get("blob")
     other = expected["sha256"] not in (None, found) or (blob_stated and blob_stated != _blob(part))
@@ -268,7 +225,7 @@ def _blob(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _patiently(source: Source, call: Callable[[], T], name: str = "") -> T:
+def patiently(source: Source, call: Callable[[], T], name: str = "") -> T:
     """Call, and again after a while if the hub or the network fails.
 
     Raises:

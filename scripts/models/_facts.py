@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.models._weights import read_json
+from scripts.models._weights import DTYPES, dtype_of, read_json
 from scripts.run.errors import UserError
 
 Read = Callable[[str, int, int], bytes]  # a file's name, its first byte and the one behind the last → content
@@ -18,7 +18,7 @@ STATED = [
 ]  # fmt: skip
 PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0}  # what is not stated changes nothing
 HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+STORED = {stored: getattr(torch, name) for name, stored in DTYPES.items()}
 LARGE = 100  # a key bias beyond which keys are as good as constant; that of R1-Qwen-1.5B reaches 402
 
 
@@ -62,7 +62,7 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
     tensors = {key: tensor for name in weights for key, tensor in _header(name, read, where).items()}
     once = stated.get("tie_word_embeddings") and "lm_head.weight"  # some store it all the same
     return {
-        "dtype": stated.get("dtype") or stated.get("torch_dtype"),
+        "dtype": dtype_of(stated),
         "context_length": stated["max_position_embeddings"],
         "parameters": sum(math.prod(tensor.shape) for key, tensor in tensors.items() if key != once),
         "layers": stated["num_hidden_layers"],
@@ -95,7 +95,7 @@ def _header(name: str, read: Read, where: object) -> dict[str, Stored]:
                 continue
             start, stop = (8 + length + int(offset) for offset in tensor["data_offsets"])
             found[key] = Stored(name, str(tensor["dtype"]), [int(size) for size in tensor["shape"]], start, stop)
-            kind = DTYPES.get(found[key].dtype)
+            kind = STORED.get(found[key].dtype)
             if kind and stop - start != math.prod(found[key].shape) * kind.itemsize:
                 raise ValueError(f"{key!r:.80} has other bytes than its shape")
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
@@ -105,11 +105,11 @@ def _header(name: str, read: Read, where: object) -> dict[str, Stored]:
 
 def _key_bias(tensors: dict[str, Stored], read: Read, where: object) -> str:
     """Whether keys have biases, and whether the largest magnitude dwarfs them."""
-    biases = [tensor for key, tensor in tensors.items() if key.endswith(".k_proj.bias") and tensor.dtype in DTYPES]
+    biases = [tensor for key, tensor in tensors.items() if key.endswith(".k_proj.bias") and tensor.dtype in STORED]
     largest = 0.0
     for bias in biases:
         content = bytearray(read(bias.file, bias.start, bias.stop))
         if not content or len(content) != bias.stop - bias.start:
             raise UserError(f"{where}: {bias.file} is cut: fetch it anew")
-        largest = max(largest, torch.frombuffer(content, dtype=DTYPES[bias.dtype]).abs().max().item())
+        largest = max(largest, torch.frombuffer(content, dtype=STORED[bias.dtype]).abs().max().item())
     return ("large" if largest > LARGE else "small") if biases else "none"

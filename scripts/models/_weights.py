@@ -70,7 +70,7 @@ def check_weights(checkpoint: Path, where: object) -> None:
     """
     places = {}
     files = sorted(checkpoint.glob(WEIGHTS))
-    stated = DTYPES[_dtype(checkpoint, where)]
+    stated = DTYPES[dtype_of(read_json(checkpoint / "config.json", where))]
     for path in files:
         for name, dtype in headers(path, where):
             if name in places:
@@ -147,9 +147,9 @@ def _check_names(checkpoint: Path, where: object) -> None:
             )
 
 
-def _dtype(checkpoint: Path, where: object) -> str:
-    config = read_json(checkpoint / "config.json", where)
-    return config.get("dtype") or config["torch_dtype"]
+def dtype_of(config: dict[str, Any]) -> Any:
+    """What config.json states, by its name of today or by the older one; None: nothing."""
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 def one_line(error: Exception) -> str:

@@ -8,8 +8,6 @@ import logging
 import re
 import tempfile
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +17,10 @@ import yaml
 from jinja2 import Environment, TemplateSyntaxError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from scripts.hub import Source, commit_of, fetch, listing, place, read_range
+from scripts.hub import Source, fetch, listing, place
 from scripts.models._facts import Read, facts_of, reader, sampling_of
-from scripts.models._weights import WEIGHTS
-from scripts.models.hub import check_configurations, content_of, settle_tokenizer, taken, taken_of
+from scripts.models._remote import commit_of, remote_reader
+from scripts.models.hub import check_configurations, content_of, settle_tokenizer, taken, taken_of, weights_among
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
 from scripts.run.read import MODEL_NAME, MODELS, read_models, read_yaml
@@ -55,7 +53,7 @@ def look(model: str, name: str | None) -> Found:
         folder = Path(model).resolve()
         name = _checked(name or folder.name.lower())
         paths = taken_of(folder, folder)
-        weights = [file for file in paths if fnmatchcase(file, WEIGHTS)]
+        weights = weights_among(paths)
         small = {file: path for file, path in paths.items() if file not in weights}
         check_configurations(small, folder)
         return Found(name, {"folder": str(folder)}, content_of(paths), small, weights, reader(folder))
@@ -64,12 +62,12 @@ def look(model: str, name: str | None) -> Found:
         raise UserError(f"{model}: neither a folder here nor OWNER/NAME or OWNER/NAME@REVISION on the hub")
     repository = match["repository"]
     name = _checked(name or repository.rsplit("/", maxsplit=1)[1].lower())
-    source = Source("models", name, repository, commit_of("models", repository, match["revision"] or "main"))
+    source = Source("models", name, repository, commit_of(repository, match["revision"] or "main"))
     names = taken(list(listing(source)), source)
-    weights = [file for file in names if fnmatchcase(file, WEIGHTS)]
+    weights = weights_among(names)
     small = fetch(source, [file for file in names if file not in weights])
     check_configurations(small, source)
-    return Found(name, {"repository": repository}, source.revision, small, weights, partial(read_range, source))
+    return Found(name, {"repository": repository}, source.revision, small, weights, remote_reader(source))
 
 
 def _checked(name: str) -> str:

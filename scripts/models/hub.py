@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def taken(names: list[str], where: object) -> list[str]:
         UserError: it has no weights as safetensors, or no configuration.
     """
     chosen = [name for name in names if "/" not in name and any(fnmatchcase(name, pattern) for pattern in TAKEN)]
-    if not any(fnmatchcase(name, WEIGHTS) for name in chosen):
+    if not weights_among(chosen):
         raise UserError(
             f"{where}: no weights as safetensors among {', '.join(sorted(names))}; pickled ones run code when they are "
             "loaded and are never taken: take a revision with safetensors"
@@ -44,6 +45,10 @@ def taken(names: list[str], where: object) -> list[str]:
         if name not in chosen:
             raise UserError(f"{where}: no {name} among {', '.join(sorted(names))}: take another revision or copy")
     return chosen
+
+
+def weights_among(names: Iterable[str]) -> list[str]:
+    return [name for name in names if fnmatchcase(name, WEIGHTS)]
 
 
 def check_no_code(path: Path, where: object) -> None:
@@ -124,8 +129,8 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
         paths = fetch(where, names)
     place(paths, checkpoint)
     check_weights(checkpoint, where)
-    weights = [name for name in paths if fnmatchcase(name, WEIGHTS)]
-    for fact, value in facts_of(checkpoint / "config.json", weights, reader(checkpoint), where).items():
+    found = facts_of(checkpoint / "config.json", weights_among(paths), reader(checkpoint), where)
+    for fact, value in found.items():
         if fact in settings and settings[fact] != value:
             raise UserError(f"{stated}: facts.{fact} is {settings[fact]}, {where} has {value}; correct it")
     record.add_facts(source=settings["local"] or settings["repository"])

@@ -50,9 +50,9 @@ class Config:
 
     def asking(self, suite: str, model: str) -> dict:
         """Settings of a suite as one model is asked it, its sampling among them."""
-        own = {"top_k": self.models[model]["top_k"], "min_p": 0, "sampling": ""}
-        recommended = self.models[model].get("sampling", {}) if "sampling" in self.suites[suite] else {}
-        return self.models[model] | own | self.suites[suite] | recommended
+        stated, facts = self.suites[suite], self.models[model]
+        recommended = facts["sampling"] if "sampling" in stated else {}
+        return facts | {"min_p": 0, "sampling": ""} | stated | recommended
 
     def suite_of(self, benchmark: str) -> str:
         return next(name for name, suite in self.suites.items() if benchmark in suite["benchmarks"])
