@@ -13,6 +13,7 @@ if not workflow.config_settings.configfiles:
 include: "rules/common.smk"
 include: "rules/code.smk"
 include: "rules/models.smk"
+include: "rules/published.smk"
 include: "rules/datasets.smk"
 include: "rules/questions.smk"
 include: "rules/calibrate.smk"

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from scripts.report import FIGURES, TABLES, TABLES_OF_SAMPLES
-from scripts.run.config import load
+from scripts.run.config import load, published_files
 from scripts.run.errors import UserError
 from scripts.run import resources as sizes
 from scripts.run.imports import code_files, package_versions
@@ -43,12 +43,16 @@ def one_of(names):
     return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
+def quantizers():
+    return {pair.split("/")[0] for pair in study_config.schemes}
+
+
 wildcard_constraints:
     model=one_of(study_config.models),
     dataset=one_of(study_config.datasets),
     benchmark=one_of(name for suite in study_config.suites.values() for name in suite["benchmarks"]),
     corpus=one_of(study_config.corpora),
-    quantizer=one_of({pair.split("/")[0] for pair in study_config.schemes}),
+    quantizer=one_of(quantizers()),
     scheme=one_of({pair.split("/")[1] for pair in study_config.schemes}),
     suite=one_of(study_config.suites),
     study=one_of(study_config.studies),
@@ -79,7 +83,7 @@ def weights_mb(wildcards, attempt):
 
 
 def disk_mb(wildcards):
-    scheme = quantizing(wildcards)[2] if "scheme" in wildcards.keys() else {}
+    scheme = quantizing(wildcards)[2] if "quantizer" in wildcards.keys() else {}
     return sizes.disk_mb(study_config.models[wildcards.model], scheme)
 
 
@@ -126,6 +130,21 @@ def model_facts(wildcards):
 
 def hub_facts(wildcards):
     return slice_of(study_config.models[wildcards.model], "repository", "local", *ASKED, *FACTS)
+
+
+# published
+
+
+def published_at(wildcards):
+    return study_config.models[wildcards.model]["published"][wildcards.scheme]
+
+
+def published_settings(wildcards):
+    return json.dumps(published_at(wildcards))
+
+
+def local_published(wildcards):
+    return published_files(published_at(wildcards)["local"]) if published_at(wildcards)["local"] else []
 
 
 # datasets

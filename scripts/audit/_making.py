@@ -49,6 +49,8 @@ def making(name: str) -> Making:
     match stage, keys:
         case "models", [model, ("checkpoint" | "manifest.json")]:
             job = Making(r"scripts\.models\.\w+", pair, others=f"resources/models/{re.escape(model)}/{NAME}")
+        case "published", [model, _, ("checkpoint" | "manifest.json")]:
+            job = Making(r"scripts\.published", pair, _model(model), "(?!results/).+")
         case "datasets", [_, ("files" | "manifest.json")]:
             job = Making(r"scripts\.datasets", {"files": f"{folder}/files", "manifest": f"{folder}/manifest.json"})
         case "questions", [file]:
@@ -56,12 +58,13 @@ def making(name: str) -> Making:
         case "calibrate", [model, file]:
             _stem(file)
             texts = f"results/generate/{re.escape(model)}/none/full/{NAME}\\.parquet|results/datasets/{NAME}/files"
-            checkpoint: Names = {"model": f"results/models/{model}/checkpoint"}
-            job = Making(r"scripts\.calibrate", {"output": name}, checkpoint, f"{texts}|(?!results/).+")
+            job = Making(r"scripts\.calibrate", {"output": name}, _model(model), f"{texts}|(?!results/).+")
+        case "quantize", [model, "published", scheme, ("checkpoint" | "manifest.json")]:
+            theirs: Names = {"published": f"results/published/{model}/{scheme}/checkpoint"}
+            job = Making(_module("quantize", "published"), pair, _model(model) | theirs)
         case "quantize", [model, quantizer, _, ("checkpoint" | "manifest.json")]:
             texts = f"results/calibrate/{re.escape(model)}/{NAME}\\.parquet"
-            network: Names = {"model": f"results/models/{model}/checkpoint"}
-            job = Making(_module("quantize", quantizer), pair, network, texts)
+            job = Making(_module("quantize", quantizer), pair, _model(model), texts)
         case "generate", [model, quantizer, scheme, file]:
             _stem(file)
             own: Names = {"checkpoint": f"results/quantize/{model}/{quantizer}/{scheme}/checkpoint"}
@@ -77,6 +80,10 @@ def making(name: str) -> Making:
     if job is None:
         raise ValueError(f"no rule makes {name}")
     return job
+
+
+def _model(name: str) -> Names:
+    return {"model": f"results/models/{name}/checkpoint"}
 
 
 def _module(stage: str, name: str) -> str:

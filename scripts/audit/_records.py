@@ -18,7 +18,17 @@ from scripts.run.record import SCHEMA
 FIELDS = {"schema": int, "rule": str, "module": str, "sha256": str}
 FIELDS |= dict.fromkeys(("outputs", "inputs", "chain", "code", "parameters", "wildcards", "lock", "frame"), dict)
 HARMLESS = re.compile(r"\.(snakemake_timestamp|DS_Store|nfs\w+)")  # what other programs leave in a folder
-STAGES = ("models", "datasets", "questions", "calibrate", "quantize", "generate", "score", "report")  # as data flows
+STAGES = (
+    "models",
+    "published",
+    "datasets",
+    "questions",
+    "calibrate",
+    "quantize",
+    "generate",
+    "score",
+    "report",
+)  # as data flows
 BASELINE = {"quantizer": "none", "scheme": "full"}
 
 

@@ -31,7 +31,7 @@ REPOSITORY = (
     "Makefile", "pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE",
     "rules", "scripts", "config", "profiles", "envs",
 )  # fmt: skip
-LARGE = ("models", "datasets", "quantize")  # whose folders need not be exported
+LARGE = ("models", "published", "datasets", "quantize")  # whose folders need not be exported
 FORMATS = {".parquet": "application/vnd.apache.parquet", ".safetensors": "application/octet-stream"}
 USAGE = {"wall_seconds": "s", "cpu_seconds": "s", "peak_memory_bytes": "bytes"}
 COMPLETED = {"@id": "http://schema.org/CompletedActionStatus"}

@@ -116,7 +116,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         "revisions": {
             f"{name} at {revision}"
             for record in records
-            if record["rule"] in ("models", "datasets")
+            if record["rule"] in ("models", "published", "datasets")
             for name, revision in record["sources"].items()
         },
         "code": {f"{path}  {digest[:16]}" for path, digest in code.items()},

@@ -107,7 +107,7 @@ def _unaccounted(results: Results, expected: dict[str, str]) -> list[Cause]:
 def _gone(results: Results) -> Iterator[Cause]:
     """What was made, as the times tell that snakemake keeps of each job, and is not there any more, record and all."""
     of_reports = {"index": "index.html", "headline": "summary.md", "figures": "figures/pareto.svg"}
-    folders = {"models": "checkpoint", "quantize": "checkpoint", "datasets": "files"}
+    folders = dict.fromkeys(("models", "published", "quantize"), "checkpoint") | {"datasets": "files"}
     for stage in STAGES:
         for path in sorted((results.folder / "timings" / stage).rglob("*.tsv")):
             job = path.relative_to(results.folder / "timings").with_suffix("")

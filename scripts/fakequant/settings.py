@@ -69,6 +69,11 @@ def is_packed(checkpoint: Path) -> bool:
     return _quantization(checkpoint).get("format") == "pack-quantized"
 
 
+def is_foreign(checkpoint: Path) -> bool:
+    """Does the engine itself serve the checkpoint's format, of which nothing is ours?"""
+    return _quantization(checkpoint).get("quant_method", METHOD) != METHOD
+
+
 def _quantization(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("quantization_config", {})
 

@@ -1,5 +1,6 @@
 """How vLLM is started for a checkpoint, and what of it can move a sample."""
 
+import functools
 import math
 import os
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, PretrainedConfig
 
-from scripts.fakequant.settings import is_packed, read_settings
+from scripts.engine import OPTIONS, read_engine
+from scripts.fakequant.settings import is_foreign, is_packed, read_settings
 from scripts.generate.packed import ROUND_ACTIVATIONS
 from scripts.run.devices import check_visible
 from scripts.run.errors import UserError
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 
+ELSEWHERE = "generate on a machine that can, or leave this scheme out"
+MOST = 1.5  # times the bits that are stated, with scales
 BLOCK = 128  # tokens of the KV cache that a sequence is given at once on a CPU
 LOG_STREAM = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # read when vLLM is imported
 
@@ -46,16 +50,27 @@ def device_and_attention(checkpoint: Path, dtype: str) -> tuple[str, str]:
     """Names of the device and of the attention backend that serve a checkpoint here.
 
     For CPUs vLLM has one backend, so it need not be imported, which takes seconds; `start_engine` checks.
+
+    Raises:
+        UserError: no backend keeps a cache as the checkpoint asks for.
     """
     import torch
 
-    if not torch.cuda.is_available():
+    cache = read_engine(checkpoint).get("kv_cache_dtype", "auto")
+    if not torch.cuda.is_available() and cache == "auto":
         return "cpu", "CPU_ATTN"
-    return preferred(head_dim(AutoConfig.from_pretrained(checkpoint)), dtype)
+    try:
+        return preferred(head_dim(AutoConfig.from_pretrained(checkpoint)), dtype, cache)
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error!s:.1000}: {ELSEWHERE}") from None
 
 
-def preferred(head_size: int, dtype: str) -> tuple[str, str]:
-    """Names of vLLM's device and of the attention backend that it prefers there; CUDA is not initialized by asking."""
+def preferred(head_size: int, dtype: str, cache: str = "auto") -> tuple[str, str]:
+    """Names of vLLM's device and of the attention backend that it prefers there; CUDA is not initialized by asking.
+
+    Raises:
+        ValueError: no backend there keeps a cache of this type.
+    """
     os.environ |= LOG_STREAM
     import torch
     from vllm import envs
@@ -64,9 +79,14 @@ def preferred(head_size: int, dtype: str) -> tuple[str, str]:
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
     asked = AttentionSelectorConfig(
-        head_size, getattr(torch, dtype), "auto", block_size=None, use_batch_invariant=envs.VLLM_BATCH_INVARIANT
+        head_size, getattr(torch, dtype), cache, block_size=None, use_batch_invariant=envs.VLLM_BATCH_INVARIANT
     )
     backend = resolve_obj_by_qualname(current_platform.get_attn_backend_cls(None, asked))
+    if not backend.supports_kv_cache_dtype(cache):  # on a CPU vLLM would take any, and keep what it likes
+        raise ValueError(
+            f"{backend.get_name()}, vLLM's attention here, keeps no {cache} cache, only "
+            f"{', '.join(backend.supported_kv_cache_dtypes)}"
+        )
     return current_platform.get_device_name(), backend.get_name()
 
 
@@ -77,6 +97,29 @@ class Asked:
         """Names of the backends of this worker's attention layers."""
         layers = self.vllm_config.compilation_config.static_forward_context.values()
         return sorted({layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")})
+
+    def held(self) -> dict[str, float]:
+        """Bits of a weight of the decoder blocks' linear layers, scales with them, and of a number in the cache.
+
+        16 or 32 stand for weights that vLLM took as they are; a CPU keeps those where nobody sees them.
+        """
+        from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+
+        weights = stored = 0.0
+        for name, layer in self.model_runner.model.named_modules():
+            if not isinstance(layer, LinearBase) or ".layers." not in name:
+                continue
+            count = layer.input_size_per_partition * layer.output_size_per_partition
+            parts = [part for kind, part in layer.named_parameters() if kind != "bias"]
+            plain = isinstance(layer.quant_method, UnquantizedLinearMethod)
+            full = count * self.model_config.dtype.itemsize
+            weights, stored = weights + count, stored + (full if plain else sum(part.nbytes for part in parts))
+        layers = self.vllm_config.compilation_config.static_forward_context.values()
+        caches = [layer for layer in layers if hasattr(layer, "attn_backend")]
+        tokens = self.cache_config.num_gpu_blocks * self.cache_config.block_size
+        numbers = sum(2 * tokens * layer.num_kv_heads * layer.head_size for layer in caches)
+        cached = sum(layer.kv_cache.nbytes for layer in caches)
+        return {"bits": 8 * stored / weights, "kv_bits": 8 * cached / numbers}
 
 
 def start_engine(checkpoint: Path, settings: dict) -> "LLM":
@@ -120,7 +163,10 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
     from vllm import LLM
 
     _, attention = device_and_attention(checkpoint, settings["dtype"])
-    llm = LLM(
+    engine = read_engine(checkpoint)
+    options = {name: engine[name] for name in OPTIONS if name in engine}
+    start = functools.partial(
+        LLM,
         model=str(checkpoint),
         dtype=settings["dtype"],
         max_model_len=settings["max_model_len"],
@@ -132,11 +178,38 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
         generation_config="vllm",
         seed=0,
         **limits,
+        **options,
     )
+    try:
+        llm = start()
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        if not (options or is_foreign(checkpoint)):
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(f"{checkpoint}: vLLM does not serve it here: {said:.1000}: {ELSEWHERE}") from error
+    if engine:
+        check_held(checkpoint, engine, llm.collective_rpc("held")[0])
     used = {name for names in llm.collective_rpc("attention_backends") for name in names}
     if used != {attention}:
         raise RuntimeError(f"{checkpoint}: vLLM attends with {used}, but the addresses of its samples say {attention}")
     return llm
+
+
+def check_held(checkpoint: Path, engine: dict, held: dict[str, float]) -> None:
+    """Whether vLLM holds weights and cache in as many bits as the scheme states; scales come on top.
+
+    Some of its options are for experts alone, and leave a model that has none as it is.
+
+    Raises:
+        UserError: it does not.
+    """
+    for name, bits in held.items():
+        if name in engine and not engine[name] <= bits < MOST * engine[name]:
+            options = ", ".join(f"{option} {engine[option]}" for option in OPTIONS if option in engine)
+            raise UserError(
+                f"{checkpoint}: the scheme states {name} {engine[name]}, with {options} vLLM holds {bits:.1f} of this "
+                "model here: correct the scheme (config/quantizers.yaml), or leave it out"
+            )
 
 
 def tensor_parallel_size() -> int:

@@ -59,7 +59,7 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
     for name in STATED:
         if name not in stated:
             raise UserError(f"{where}: config.json does not say {name}, which the pipeline plans with: add it")
-    tensors = {key: tensor for name in weights for key, tensor in _header(name, read, where).items()}
+    tensors = {key: tensor for name in weights for key, tensor in header(name, read, where).items()}
     once = stated.get("tie_word_embeddings") and "lm_head.weight"  # some store it all the same
     return {
         "dtype": dtype_of(stated),
@@ -83,7 +83,7 @@ def sampling_of(generation: Path, where: object) -> dict[str, object]:
     return {"sampling": {name: stated.get(name, default) for name, default in PLAIN.items()}}
 
 
-def _header(name: str, read: Read, where: object) -> dict[str, Stored]:
+def header(name: str, read: Read, where: object) -> dict[str, Stored]:
     """The tensors of a file by name."""
     length = int.from_bytes(read(name, 0, 8), "little")
     try:

@@ -48,7 +48,8 @@ def check_config(path: Path, where: object) -> None:
         kind = method.get("quant_method", "?") if isinstance(method, dict) else "?"
         raise UserError(
             f"{where}: config.json has a quantization_config ({kind}): the model is quantized already, and would be "
-            "quantized twice; take the model that it was made from"
+            "quantized twice; add the model that it was made from, and name this one there "
+            "(config/models/NAME.yaml, published)"
         )
     if "text_config" in config:
         raise UserError(f"{where}: config.json holds another model's in text_config: take the language model alone")
@@ -81,7 +82,7 @@ def check_weights(checkpoint: Path, where: object) -> None:
                     "cast without a word; take the weights in one dtype, and state that"
                 )
             places[name] = path.name
-    _check_index(checkpoint, places, {path.name for path in files}, where)
+    check_index(checkpoint, places, {path.name for path in files}, where)
     _check_names(checkpoint, where)
     for path in files:
         with safe_open(path, framework="pt") as tensors:
@@ -105,7 +106,7 @@ def headers(path: Path, where: object) -> Iterator[tuple[str, str]]:
         raise UserError(f"{where}: {path.name} {reason}: fetch it anew") from None
 
 
-def _check_index(checkpoint: Path, places: dict[str, str], files: set[str], where: object) -> None:
+def check_index(checkpoint: Path, places: dict[str, str], files: set[str], where: object) -> None:
     """Index and files must agree: vLLM reads the one, transformers the other."""
     if not (checkpoint / INDEX).exists():
         if len(files) > 1:

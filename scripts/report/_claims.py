@@ -31,8 +31,8 @@ class Evidence:
     schemes: dict[str, dict]  # "quantizer/scheme" → settings
     own_reasoning: list[str]  # corpora that a model wrote itself
 
-    def where(self, numbers: str, quantizers: str = "(?!rtn).*") -> list[int]:
-        """Positions of cells whose scheme names such bits, by the methods of the paper: it has no plain rounding."""
+    def where(self, numbers: str, quantizers: str = "(?!rtn|vllm|published).*") -> list[int]:
+        """Positions of cells whose scheme names such bits, by methods such as the paper's: it has no plain rounding."""
         return [
             i
             for i, (_, quantizer, scheme) in enumerate(self.cells)

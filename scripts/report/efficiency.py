@@ -1,9 +1,10 @@
 """`efficiency.parquet`: what each cell takes and how fast it ran, beside its accuracy.
 
-Nominal sizes are those that a packed checkpoint and cache would have: every method is served from dequantized weights
-with the same kernels, so speed here says nothing about the speed of packed kernels. Times are those that the records of
-`generate` told when this table was made: they differ from run to run, and only this table holds any. Samples that came
-from the store are timed as they were when they were generated.
+Nominal sizes are those that a packed checkpoint and cache would have: our own methods are served from dequantized
+weights with the same kernels, so their speed here says nothing about the speed of packed kernels. Of checkpoints that
+others published sizes are those of their files, and what vLLM rounds itself (quantizer `vllm`) it holds so. Times are
+those that the records of `generate` told when this table was made: they differ from run to run, and only this table
+holds any. Samples that came from the store are timed as they were when they were generated.
 """
 
 import json
@@ -23,7 +24,11 @@ SCHEMA = pa.schema(
         *STUDY_COLUMNS,
         column("accuracy", pa.float64(), "mean over seeds and benchmarks, in percent"),
         column("weight_bits", pa.float64(), "mean nominal bits of a weight of the decoder blocks' linear layers"),
-        column("activation_bits", pa.int64(), "bits of the inputs of linear layers; null: not rounded"),
+        column(
+            "activation_bits",
+            pa.int64(),
+            "bits of the inputs of linear layers; null: not rounded, or not told by a published checkpoint",
+        ),
         column("kv_bits", pa.int64(), "bits of keys and values; null: not rounded"),
         column(
             "weight_bytes", pa.int64(), "nominal bytes of all weights: with scales, without zero points or transforms"
@@ -62,8 +67,8 @@ def weight_size(facts: dict, scheme: dict, mx: bool) -> tuple[float, int]:
         weights += inputs * outputs
         groups = inputs // MX_BLOCK
         if not mx and "bits" in scheme:
-            per_channel = scheme.get("row_groups", 1) if row_parallel else 1
-            groups = per_channel if scheme["group_size"] == -1 else inputs // scheme["group_size"]
+            per_channel, size = scheme.get("row_groups", 1) if row_parallel else 1, scheme.get("group_size", -1)
+            groups = per_channel if size == -1 else inputs // size
         scales = outputs * groups * (MX_BITS if mx else SCALE_BITS) if "bits" in scheme else 0
         stored += inputs * outputs * scheme.get("bits", full) + scales
     others = facts["parameters"] - facts["layers"] * weights
@@ -71,13 +76,26 @@ def weight_size(facts: dict, scheme: dict, mx: bool) -> tuple[float, int]:
 
 
 def kv_size(facts: dict, scheme: dict, mx: bool) -> float:
-    """Bytes of one token's keys and values; keys on a static grid (`before_bias`) have no scales of their own."""
+    """Bytes of one token's keys and values; keys on a static grid (`before_bias`) have no scales of their own.
+
+    Neither has what the engine caches itself (`kv_cache_dtype`): fp8 has none, and of others vLLM alone knows them.
+    """
     head, heads = facts["head_dim"], 2 * facts["layers"] * facts["kv_heads"]
     if "kv_bits" not in scheme:
         return heads * head * (4 if facts["dtype"] == "float32" else 2)
     groups, bits = (head / MX_BLOCK, MX_BITS) if mx else (-(-head // KV_GROUP), SCALE_BITS)
-    scaled = heads / 2 if "before_bias" in scheme else heads
+    scaled = 0 if "kv_cache_dtype" in scheme else heads / 2 if "before_bias" in scheme else heads
     return (heads * head * scheme["kv_bits"] + scaled * groups * bits) / 8
+
+
+def sizes(facts: dict, scheme: dict, quantizer: str, published: dict) -> dict:
+    """Bits and bytes of a cell: nominal, or of a published checkpoint those of its files."""
+    mx = quantizer == "mxfp4"
+    weight_bits, weight_bytes = weight_size(facts, scheme, mx)
+    stated = {"weight_bits": weight_bits, "weight_bytes": weight_bytes}
+    stated |= {name: scheme.get(name) for name in ("activation_bits", "kv_bits")} | published
+    cached = {"kv_bits": stated["kv_bits"], "kv_cache_dtype": "published"} if published.get("kv_bits") else scheme
+    return stated | {"kv_bytes": kv_size(facts, cached, mx)}
 
 
 def timed(records: list[dict]) -> dict:
@@ -106,10 +124,7 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
     """`settings`: `suites`, `models` (name → facts) and `schemes` ("quantizer/scheme" → settings)."""
     averages = pd.read_parquet(summary)
     averages = averages[averages["benchmark"] == AVERAGE]
-    sizes = {}
-    for manifest in manifests:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"].values()
-        sizes[manifest.parts[-4:-1]] = sum(file["bytes"] for file in files)
+    held = {manifest.parts[-4:-1]: json.loads(manifest.read_text(encoding="utf-8")) for manifest in manifests}
     rows = []
     for cell in averages.itertuples(index=False):
         facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
@@ -119,18 +134,13 @@ def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) 
         if None in records:
             path = record_path(paths[records.index(None)])
             raise UserError(f"{path} is missing: delete {folder} and run again; finished samples are in the store")
-        mx = cell.quantizer == "mxfp4"
-        weight_bits, weight_bytes = weight_size(facts, scheme, mx)
+        manifest = held[cell.model, cell.quantizer, cell.scheme]
         rows.append(
             {
                 **{name: getattr(cell, name) for name in ("study", "model", "quantizer", "scheme")},
                 "accuracy": cell.mean,
-                "weight_bits": weight_bits,
-                "activation_bits": scheme.get("activation_bits"),
-                "kv_bits": scheme.get("kv_bits"),
-                "weight_bytes": weight_bytes,
-                "disk_bytes": sizes[cell.model, cell.quantizer, cell.scheme],
-                "kv_bytes": kv_size(facts, scheme, mx),
+                **sizes(facts, scheme, cell.quantizer, manifest.get("sizes", {})),
+                "disk_bytes": sum(file["bytes"] for file in manifest["files"].values()),
                 **timed(records),
             }
         )

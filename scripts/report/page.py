@@ -101,6 +101,8 @@ def machines(study: pd.DataFrame) -> list[dict]:
     for model, quantizer, scheme, suite, benchmark in study[[*CELL, "suite", "benchmark"]].drop_duplicates().to_numpy():
         folder = f"{model}/{quantizer}/{scheme}"
         paths[Path("results/models", model, "checkpoint")] = "models"
+        if quantizer == "published":
+            paths[Path("results/published", model, scheme, "checkpoint")] = "published"
         paths[Path("results/quantize", folder, "checkpoint")] = "quantize"
         paths[Path("results/generate", folder, f"{suite}.parquet")] = "generate"
         paths[Path("results/score", folder, f"{benchmark}.parquet")] = "score"

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.engine import offered
 from scripts.run.errors import UserError
 from scripts.run.geometry import check_geometry
 from scripts.run.imports import code_files
@@ -82,6 +83,7 @@ def load(config: dict, sources: list[str]) -> Config:
                 entry["schemes"][scheme] = entry.get("defaults", {}) | settings
                 schemes[f"{quantizer}/{scheme}"] = entry["schemes"][scheme]
     validate(quantizers, "quantizers", str(QUANTIZERS))
+    schemes |= {f"published/{scheme}": {} for facts in models.values() for scheme in facts["published"]}
     suites = {name: {"paper_seeds": False} | suite for name, suite in config["suites"].items()}
     studies = {name: {"verdict": "correct_final"} | study for name, study in config["studies"].items()}
     corpora = {name: {"cut": "windows"} | corpus for name, corpus in config["corpora"].items()}
@@ -110,12 +112,15 @@ def _take_local(local: dict, tables: dict[str, dict], source: str) -> None:
 
 
 def _check_schemes(config: Config) -> None:
-    """Every quantizer has its file, every name of a scheme says the same as its numbers."""
+    """Every quantizer has its file, every name of a scheme says the same as its numbers, vLLM knows what is asked."""
     for name, settings in config.schemes.items():
         quantizer, scheme = name.split("/")
         code_files(f"scripts.quantize.{quantizer}")
+        for option in {"quantization", "kv_cache_dtype"} & settings.keys():
+            where = f"{QUANTIZERS}: {quantizer}.schemes.{scheme}.{option}"
+            known(settings[option], offered(option), where, "word of this vLLM's")
         match = NUMBERS.match(scheme)
-        if match is None:
+        if match is None or quantizer == "published":  # of what others say of theirs, the files are asked
             continue
         stated = {key: int(value) for key, value in match.groupdict().items() if value}
         for key in match.groupdict():
@@ -163,13 +168,7 @@ def _check_studies(config: Config, source: str) -> None:
         if len({tuple(config.suites[suite]["seeds"]) for suite in entry["suites"]}) > 1:
             raise UserError(f"{where}.suites: the suites have different seeds; give them the same, or make two studies")
         for block in entry["grid"]:
-            for model in block["models"]:
-                known(model, config.models, f"{where}.grid", "model")
-                folder = config.models[model]["local"]
-                if folder and not Path(folder).is_dir():
-                    raise UserError(f"{MODELS}/{model}.yaml: folder: nothing at {folder}; correct the path")
-            for scheme in block["schemes"]:
-                known(scheme, config.schemes, f"{where}.grid", "quantizer/scheme")
+            _check_block(config, block, f"{where}.grid")
         count = Counter(config.cells(study))
         for (model, scheme), times in count.items():
             if times > 1:
@@ -179,6 +178,41 @@ def _check_studies(config: Config, source: str) -> None:
                     f"{where}.grid: {model} lacks the baseline {BASELINE}, against which drops are taken; add it"
                 )
             _check_cell(config, source, study, model, scheme)
+
+
+def _check_block(config: Config, block: dict, where: str) -> None:
+    """What a block of a grid names is there."""
+    for model in block["models"]:
+        known(model, config.models, where, "model")
+        folder = config.models[model]["local"]
+        if folder and not Path(folder).is_dir():
+            raise UserError(f"{MODELS}/{model}.yaml: folder: nothing at {folder}; correct the path")
+    for scheme in block["schemes"]:
+        if not scheme.startswith("published/"):
+            known(scheme, config.schemes, where, "quantizer/scheme")
+            continue
+        name = scheme.removeprefix("published/")
+        for model in block["models"]:
+            stated = f"{MODELS}/{model}.yaml"
+            if name not in config.models[model]["published"]:
+                raise UserError(f"{where}: {stated} has no published.{name}: add it there, or leave the cell out")
+            at = config.models[model]["published"][name]["local"]
+            if at and not published_files(at):
+                raise UserError(
+                    f"{stated}: published.{name}: no checkpoint at {at}, neither a folder with config.json nor "
+                    "a file.gguf; correct the path"
+                )
+
+
+def published_files(local: str) -> list[str]:
+    """The files of a published checkpoint on this machine: those of a folder, or a GGUF; none where it is neither."""
+    path = Path(local)
+    if path.suffix == ".gguf" and path.is_file():
+        return [local]
+    if (path / "config.json").is_file():
+        kinds = (".json", ".jinja", ".safetensors")
+        return sorted(str(file) for file in path.iterdir() if file.is_file() and file.suffix in kinds)
+    return []
 
 
 def _check_cell(config: Config, source: str, study: str, model: str, scheme: str) -> None:

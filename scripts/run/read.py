@@ -21,6 +21,10 @@ MODELS = Path("config/models")  # a file each
 DATASETS = Path("config/datasets.tsv")
 MODEL_NAME = r"[a-z0-9][a-z0-9.-]*"
 LARGEST = 100_000  # values of a file, written out
+PUBLISHED = re.compile(
+    r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[0-9a-f]{40})(?::(?P<file>[\w.-]+(?:/[\w.-]+)*\.gguf))?",
+    re.ASCII,
+)
 
 
 def _check_plain(value: Any, source: str, where: str = "") -> None:
@@ -141,10 +145,12 @@ def read_models(texts: dict[Path, str] | None = None) -> dict[str, dict]:
             raise UserError(f"{path}: date: {document['date']} is no day") from None
         facts = document.pop("facts")
         _check_origin(document, facts["revision"], path)
+        published = {name: published_at(at, name, path) for name, at in document.pop("published", {}).items()}
         source = document.pop("trained_by", "hub")
         local = document.pop("folder", "")
         code_files(f"scripts.models.{source}")
-        models[path.stem] = {"repository": "", "source": source, "local": local} | defaults | facts | document
+        places = {"repository": "", "source": source, "local": local, "published": published}
+        models[path.stem] = places | defaults | facts | document
     return models
 
 
@@ -158,6 +164,18 @@ def _check_origin(document: dict, revision: str, path: Path) -> None:
         raise UserError(
             f"{path}: facts.revision: {revision!r} is none of a {named[0]}: `python -m scripts.models.add` finds it"
         )
+
+
+def published_at(at: str, name: str, path: Path) -> dict[str, str]:
+    """Where a checkpoint that others published lies: `repository`, `revision` and `file`, or what is `local`."""
+    if match := PUBLISHED.fullmatch(at):
+        return {"local": "", **match.groupdict(default="")}
+    if not at.startswith(("/", "./", "../", "~/")):
+        raise UserError(
+            f"{path}: published.{name}: {at!r} is neither OWNER/NAME@COMMIT with all 40 digits of the commit (and "
+            ":FILE.gguf, where it is one), nor a folder or a file.gguf of this machine that begins with / or ./"
+        )
+    return {"local": str(Path(at).expanduser()), "repository": "", "revision": "", "file": ""}
 
 
 def read_datasets() -> dict[str, dict]:

@@ -37,6 +37,7 @@ ANONYMOUS = "ANONYMOUS_RECORDS"  # "True" where the config asks for it; set by s
 SECRET = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|CREDENTIAL|_KEY$")  # in the name of an environment variable
 WILDCARDS = {
     "models": ("model",),
+    "published": ("model", "scheme"),
     "datasets": ("dataset",),
     "questions": ("benchmark",),
     "calibrate": ("model", "corpus"),
