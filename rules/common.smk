@@ -263,8 +263,10 @@ def suite_questions(wildcards):
 
 
 def suite_settings(wildcards):
+    asked = study_config.asking(wildcards.suite, wildcards.model)
     return slice_of(
-        study_config.asking(wildcards.suite, wildcards.model),
+        asked,
+        *(["questions"] if "questions" in asked else []),
         "seeds",
         "sampling",
         "temperature",
@@ -353,8 +355,8 @@ def study_settings(wildcards):
             "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
             "benchmarks": [
-                [benchmark, study_config.suites[suite]["seeds"]]
-                for benchmark, suite in study_config.benchmarks(wildcards.study).items()
+                [benchmark, *(suite[key] for key in ("seeds", "questions") if key in suite)]
+                for benchmark, suite in study_config.suites_by_benchmark(wildcards.study)
             ],
         }
     )

@@ -1,5 +1,6 @@
 """What the files of a quantized checkpoint say of themselves: safetensors with a `quantization_config`, or a GGUF."""
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -18,6 +19,11 @@ from scripts.run.errors import UserError
 GGUF_LINEAR = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight")
 # Numbers of the inputs of linear layers that the name of a method stands for, in lower case; the others are asked more.
 INPUT_BITS = {"fp8": 8, "fbgemm_fp8": 8, "modelopt_fp4": 4, "nvfp4": 4, "modelopt_mxfp8": 8, "mxfp8": 8}
+
+
+@functools.lru_cache(maxsize=1)  # reading takes seconds, of which most go into the vocabulary
+def read_gguf(file: Path) -> gguf.GGUFReader:
+    return gguf.GGUFReader(file)
 
 
 def gguf_in(folder: Path) -> Path | None:
@@ -46,7 +52,7 @@ def tokens_of(folder: Path, where: object) -> dict[int, str]:
     """
     try:
         if file := gguf_in(folder):
-            field = gguf.GGUFReader(file).fields["tokenizer.ggml.tokens"]
+            field = read_gguf(file).fields["tokenizer.ggml.tokens"]
             return dict(enumerate(field.contents()))
         path = folder / "tokenizer.json"
         vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True) if path.exists() else {}
@@ -68,7 +74,7 @@ def sizes_of(folder: Path, model: Path, where: object) -> dict[str, Any]:
     """
     file = gguf_in(folder)
     if file:
-        stored = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(file).tensors}
+        stored = {tensor.name: int(tensor.n_bytes) for tensor in read_gguf(file).tensors}
         linear = sum(size for name, size in stored.items() if GGUF_LINEAR.fullmatch(name))
         config: dict[str, Any] = {}
     else:

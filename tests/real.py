@@ -75,15 +75,24 @@ def dequantized(folder: Path) -> tuple[Path, Path]:
     return folder / "model", Path(gguf)
 
 
-def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
-    """A working copy with the study of these schemes in `config/tiny.yaml`."""
+def prepared(folder: Path, name: str, count: int) -> Copy:
+    """A working copy in which the model and its GGUF were added, and so many word problems lie in `words.parquet`."""
     model, gguf = dequantized(folder)
     pq.write_table(questions(count), folder / "words.parquet")
     copy = Copy(folder / "repository")
-    command = [sys.executable, "-m", "scripts.models.add", str(model), "--name", MODEL]
+    command = [sys.executable, "-m", "scripts.models.add", str(model), "--name", name, "--published", f"gguf-q4={gguf}"]
     subprocess.run(command, cwd=copy.root, check=True)
-    stated = copy.root / f"config/models/{MODEL}.yaml"
-    stated.write_text(f"published: {{gguf-q4: {gguf}}}\n{stated.read_text(encoding='utf-8')}", encoding="utf-8")
+    return copy
+
+
+def words(folder: Path, count: int) -> dict:
+    """What a config says of them."""
+    return {"datasets": {"gsm8k": {"path": str(folder / "words.parquet"), "rows": count}}}
+
+
+def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
+    """A working copy with the study of these schemes in `config/tiny.yaml`."""
+    copy = prepared(folder, MODEL, count)
     suite = {"benchmarks": ["gsm8k"], "seeds": [42], "temperature": 0.6, "top_p": 0.95, "max_model_len": tokens}
     quantizers = copy.root / "config/quantizers.yaml"
     settings = yaml.safe_load(quantizers.read_text(encoding="utf-8"))
@@ -96,7 +105,7 @@ def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
             "studies": {"real": {"suites": ["words"], "grid": [{"models": [MODEL], "schemes": schemes}]}},
             "suites": {"words": suite},
             "corpora": {"reasoning": TEXT, "plain": TEXT},
-            "local": {"datasets": {"gsm8k": {"path": str(folder / "words.parquet"), "rows": count}}},
+            "local": words(folder, count),
         }
     )
     return copy

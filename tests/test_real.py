@@ -1,4 +1,7 @@
-"""A real model, which nobody here trained, from its folder to the tables; `make real` takes every quantizer."""
+"""A real model, which nobody here trained, from its folder to a verdict as the README has it (`config/mine.yaml`).
+
+`make real` takes every quantizer.
+"""
 
 import json
 import subprocess
@@ -9,76 +12,89 @@ import pandas as pd
 import pytest
 import yaml
 
+from scripts.questions._chosen import chosen
 from tests.conftest import Copy
-from tests.real import MODEL, PROBLEMS, has_fp8_cache, study
+from tests.real import PROBLEMS, has_fp8_cache, prepared, words
 
-SCHEMES = ["none/full", "rtn/w4g32", "published/gguf-q4", *(["vllm/kv8-fp8"] if has_fp8_cache() else [])]
+SCHEMES = ["none/full", "published/gguf-q4", *(["vllm/kv8-fp8"] if has_fp8_cache() else []), "rtn/w4g32"]
+THERE, ASKED = 8, 5  # questions
+TOKENS = 112
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    copy = study(tmp_path_factory.mktemp("real"), SCHEMES, count=5, tokens=112)
-    copy.build()
+    """The study of one evening, with a few of our own word problems, which need no hub."""
+    folder = tmp_path_factory.mktemp("real")
+    copy = prepared(folder, "mine", THERE)
+    suite = {"benchmarks": ["gsm8k"], "questions": ASKED, "max_model_len": TOKENS}
+    change: dict = {"suites": {"evening": suite}, "local": words(folder, THERE)}
+    if not has_fp8_cache():
+        change["studies"] = {"mine": {"grid": [{"models": ["mine"], "schemes": SCHEMES}]}}
+    copy.write_config(change)
+    copy.build("--configfile", "config/mine.yaml", "config/tiny.yaml")
     return copy
 
 
 def test_it_is_asked_and_answers_in_its_own_words(real: Copy):
     """With its system prompt, BOS at each turn; it has no markers, so all of an answer is judged."""
+    names = sorted(chosen(map(str, range(THERE)), ASKED))
     for scheme in SCHEMES:
-        rows = pd.read_parquet(real.root / f"results/generate/{MODEL}/{scheme}/words.parquet")
-        assert len(rows) == 5
-        for prompt, (problem, _) in zip(rows["prompt"], PROBLEMS, strict=True):
+        rows = pd.read_parquet(real.root / f"results/generate/mine/{scheme}/evening.parquet")
+        assert rows["id"].tolist() == names
+        for prompt, name in zip(rows["prompt"], names, strict=True):
             assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
-            assert problem.rpartition(". ")[2].split("{")[0] in prompt
+            assert PROBLEMS[int(name) % len(PROBLEMS)][0].rpartition(". ")[2].split("{")[0] in prompt
             assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
             assert prompt.count("<|im_start|>") == 3
-        words = " ".join(rows["output"]).lower().split()
-        assert len(words) > 60 and {"the", "of"} & set(words)  # it speaks; noise would not
-        assert (rows["prompt_tokens"] + rows["output_tokens"] <= 112).all()
+        said = " ".join(rows["output"]).lower().split()
+        assert len(said) > 60 and {"the", "of"} & set(said)  # it speaks; noise would not
+        assert (rows["prompt_tokens"] + rows["output_tokens"] <= TOKENS).all()
 
 
 def test_its_tables_say_what_was_asked(real: Copy):
-    samples = pd.read_parquet(real.root / "results/report/real/samples.parquet")
-    assert samples.groupby(["quantizer", "scheme"]).size().to_dict() == {tuple(s.split("/")): 5 for s in SCHEMES}
+    samples = pd.read_parquet(real.root / "results/report/mine/samples.parquet")
+    assert samples.groupby(["quantizer", "scheme"]).size().to_dict() == {tuple(s.split("/")): ASKED for s in SCHEMES}
     record = json.loads((real.root / "results/datasets/gsm8k/record.json").read_text())
-    assert record["parameters"]["settings"]["rows"] == 5
+    assert record["parameters"]["settings"]["rows"] == THERE
     assert Path(record["parameters"]["settings"]["local"]).name == "words.parquet"
-    made = json.loads((real.root / f"results/models/{MODEL}/record.json").read_text())
-    stated = yaml.safe_load((real.root / f"config/models/{MODEL}.yaml").read_text())
+    made = json.loads((real.root / "results/models/mine/record.json").read_text())
+    stated = yaml.safe_load((real.root / "config/models/mine.yaml").read_text())
     revision = made["parameters"]["settings"]["revision"]
     assert revision == stated["facts"]["revision"]
-    assert made["sources"] == {f"models/{MODEL}": revision}
+    assert made["sources"] == {"models/mine": revision}
 
 
 def test_its_own_gguf_is_what_it_was_made_of(real: Copy):
     """The model was dequantized from it, so that all answers are the same, and come from the store."""
-    folder = real.root / f"results/generate/{MODEL}"
-    full, published = (
-        pd.read_parquet(folder / scheme / "words.parquet") for scheme in ("none/full", "published/gguf-q4")
-    )
+    places = [real.root / f"results/generate/mine/{scheme}/evening.parquet" for scheme in SCHEMES[:2]]
+    full, published = map(pd.read_parquet, places)
     assert published["sample"].tolist() == full["sample"].tolist()
-    record = json.loads((folder / "published/gguf-q4/words.record.json").read_text())
-    assert record["sources"].keys() == {f"models/{MODEL}"}  # which a file of this machine does not add to
-    made = json.loads((real.root / f"results/published/{MODEL}/gguf-q4/record.json").read_text())
+    made = json.loads((real.root / "results/published/mine/gguf-q4/record.json").read_text())
     assert made["facts"]["source"].endswith(".gguf")
-    table = pd.read_parquet(real.root / "results/report/real/efficiency.parquet").set_index("quantizer")
+    table = pd.read_parquet(real.root / "results/report/mine/efficiency.parquet").set_index("quantizer")
     assert table.loc["published", "weight_bits"] == 5  # Q4_1: a scale and a minimum of 16 bits for 32 weights
     assert table.loc["published", "weight_bytes"] < 0.19 * table.loc["none", "weight_bytes"]
 
 
 @pytest.mark.skipif(not has_fp8_cache(), reason="this CPU has neither AVX-512 nor AMX")
 def test_a_cache_of_the_engine_changes_answers_not_weights(real: Copy):
-    folder = real.root / f"results/generate/{MODEL}"
-    full, cached = (pd.read_parquet(folder / scheme / "words.parquet") for scheme in ("none/full", "vllm/kv8-fp8"))
+    places = [real.root / f"results/generate/mine/{scheme}/evening.parquet" for scheme in ("none/full", "vllm/kv8-fp8")]
+    full, cached = map(pd.read_parquet, places)
     assert set(cached["sample"]).isdisjoint(full["sample"])
     assert (cached["output"] != full["output"]).any()
-    table = pd.read_parquet(real.root / "results/report/real/efficiency.parquet").set_index("quantizer")
+    table = pd.read_parquet(real.root / "results/report/mine/efficiency.parquet").set_index("quantizer")
     assert table.loc["vllm", "kv_bytes"] == table.loc["none", "kv_bytes"] / 4  # of float32
     assert table.loc["vllm", "weight_bits"] == 32
 
 
-def test_the_audit_finds_nothing(real: Copy):
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.audit", "verify"], cwd=real.root, check=False, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "")
+def test_it_ends_in_a_verdict_and_the_audit_finds_nothing(real: Copy):
+    def said(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=real.root, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    table = said("scripts.report.show", "results/report/mine")
+    assert all(f"| {scheme} " in table for scheme in SCHEMES)
+    assert said("scripts.audit", "verify") == ""

@@ -88,7 +88,9 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
         suite = record["wildcards"]["suite"]
         questions = [Path(name).stem for name in record["inputs"] if name.startswith("results/questions/")]
         recorded = record["parameters"]["settings"]
-        settings = {key: recorded[key] for key in (*SUITE, *SAMPLING[recorded["sampling"]])}
+        settings = {
+            key: recorded[key] for key in (*SUITE, *SAMPLING[recorded["sampling"]], *({"questions"} & recorded.keys()))
+        }
         if any(scored["wildcards"]["benchmark"] in questions for scored in by_rule["score"]):
             asked.add(suite)
             questions = [row["benchmark"]] if row["benchmark"] in questions else questions

@@ -18,6 +18,7 @@ from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
 from scripts.generate.store import Store, checkpoint_digest
+from scripts.questions._chosen import chosen
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.lease import lease, start_ticks
@@ -138,7 +139,7 @@ def main(
     check_packed(checkpoint, settings)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
-    rows = [row for path in questions for row in read_rows(path)]
+    rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
     requests = build_requests(rows, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"
     count = f"{len(requests):,} samples"
@@ -163,6 +164,12 @@ def main(
     tokens = sum(row["output_tokens"] for row in rows)
     record.add_facts(output_tokens=tokens, tokens_per_second=store.tokens_per_second)
     write_table(output, rows, SCHEMA, think=settings["think"])
+
+
+def some(questions: list[dict], count: int | None) -> list[dict]:
+    """So many of a benchmark's questions, in their order; None: all."""
+    names = chosen((row["id"] for row in questions), count)
+    return [row for row in questions if row["id"] in names]
 
 
 def known_lengths(output: Path, quantizer: str, scheme: str) -> dict[tuple[str, str, int], int]:

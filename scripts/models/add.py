@@ -1,12 +1,14 @@
-"""Add a model: python -m scripts.models.add OWNER/NAME[@REVISION] | FOLDER [--name NAME]
+"""Add a model: python -m scripts.models.add OWNER/NAME[@REVISION] | FOLDER [--name NAME] [--published SCHEME=PLACE]
 
 Writes config/models/NAME.yaml. Of a repository only small files, headers and the biases of keys are read. A model that
-is there is looked at anew: its `facts` are replaced, what stands before them is kept.
+is there is looked at anew: its `facts` are replaced, what stands before them is kept. PLACE is a quantized checkpoint
+that others made of it: OWNER/NAME[@REVISION][:FILE.gguf], a folder or a file.gguf.
 """
 
 import logging
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -96,37 +98,69 @@ def choices(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     return found
 
 
-def head_of(path: Path, place_of: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
+def published_of(schemes: Sequence[str]) -> dict[str, str]:
+    """SCHEME=PLACE as a model's file names it: with a commit, or where it lies on this machine.
+
+    Raises:
+        UserError: one is neither, or is not to be had.
+    """
+    found = {}
+    for text in schemes:
+        scheme, _, place = text.partition("=")
+        repository, _, file = place.partition(":")
+        if match := None if Path(place).exists() else REPOSITORY.fullmatch(repository):
+            commit = commit_of(match["repository"], match["revision"] or "main")
+            found[scheme] = f"{match['repository']}@{commit}" + (f":{file}" if file else "")
+        elif Path(place).exists():
+            found[scheme] = str(Path(place).resolve())
+        else:
+            raise UserError(f"--published {text}: no SCHEME=PLACE with a folder or file here, or OWNER/NAME on the hub")
+    return found
+
+
+def head_of(path: Path, place_of: dict[str, str], tokenizer: PreTrainedTokenizerBase, published: dict[str, str]) -> str:
     """What stands before the facts: as it is in the file, or, where there is none, what can be seen."""
+
+    def written(choices: dict[str, object]) -> str:
+        return yaml.safe_dump(choices, sort_keys=False, allow_unicode=True).strip("\n")
+
+    more: dict[str, object] = {"published": published} if published else {}
     if not path.exists():
-        return yaml.safe_dump(place_of | choices(tokenizer), sort_keys=False, allow_unicode=True).strip("\n")
+        return written(place_of | choices(tokenizer) | more)
     stated = read_yaml(path)
     if any(stated.get(key) != value for key, value in place_of.items()):
         raise UserError(f"{path}: it is another model's than {', '.join(place_of.values())}: give a name by --name")
     if "facts" in stated and list(stated)[-1] != "facts":
         raise UserError(f"{path}: {list(stated)[-1]} stands behind facts, which are written anew: move it before them")
-    return f"\n{path.read_text(encoding='utf-8')}".partition("\nfacts:\n")[0].strip("\n")
+    head = f"\n{path.read_text(encoding='utf-8')}".partition("\nfacts:\n")[0].strip("\n")
+    if more and "published" in stated:
+        raise UserError(f"{path}: it has `published` already: add there {written(more['published'])}")
+    return f"{head}\n{written(more)}" if more else head
 
 
 def main(
     model: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION] | FOLDER")],
     name: Annotated[str | None, typer.Option(help="Name in paths and tables; by default that of the model.")] = None,
+    published: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCHEME=PLACE", help="A quantized checkpoint that others made of it; may be repeated."),
+    ] = None,
 ) -> None:
     for library in ("torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)  # they speak of kernels that nobody asked for
     try:
-        print(add(model, name))
+        print(add(model, name, published or []))
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
 
 
-def add(model: str, name: str | None) -> str:
+def add(model: str, name: str | None, published: Sequence[str] = ()) -> str:
     """Write the model's file, and return what to say of it.
 
     Raises:
         UserError: there is no such model, or it is none that the pipeline takes.
     """
-    found = look(model, name)
+    found, named = look(model, name), published_of(published)
     facts = {"revision": found.revision} | facts_of(found.small["config.json"], found.weights, found.read, model)
     if generation := found.small.get("generation_config.json"):
         facts |= sampling_of(generation, model)
@@ -135,7 +169,7 @@ def add(model: str, name: str | None) -> str:
         place(found.small, Path(scratch) / "model")  # a folder of links, of which one may be replaced
         settle_tokenizer(Path(scratch) / "model", model)
         tokenizer = AutoTokenizer.from_pretrained(Path(scratch) / "model")
-        text = f"{head_of(path, found.place, tokenizer)}\n{yaml.safe_dump({'facts': facts}, sort_keys=False)}"
+        text = f"{head_of(path, found.place, tokenizer, named)}\n{yaml.safe_dump({'facts': facts}, sort_keys=False)}"
         (settings,) = read_models({path: text}).values()
         check_template(tokenizer, settings, model)
     path.parent.mkdir(parents=True, exist_ok=True)

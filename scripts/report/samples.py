@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from scripts.questions._chosen import chosen
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.stage import Output, Parameter, Settings, stage
@@ -37,16 +38,17 @@ SCHEMA = pa.schema(
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
     """The rows of every score file of a study, in the study's order of cells and benchmarks.
 
-    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `benchmarks` ([name, seeds] pairs: records keep no
-    order of keys) and `verdict`.
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `benchmarks` (name and seeds, and how many of
+    the questions, if not all: records keep no order of keys) and `verdict`.
 
     Raises:
         UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
     """
-    asked = {name: questions / f"{name}.parquet" for name, _ in settings["benchmarks"]}
+    asked = {name: questions / f"{name}.parquet" for name, *_ in settings["benchmarks"]}
+    counts = {name: limit[0] if limit else None for name, _, *limit in settings["benchmarks"]}
     paths = [
         (scores / model / scheme / f"{benchmark}.parquet", benchmark, seeds)
-        for (model, scheme), (benchmark, seeds) in product(settings["cells"], settings["benchmarks"])
+        for (model, scheme), (benchmark, seeds, *_) in product(settings["cells"], settings["benchmarks"])
     ]
     record.add_inputs([*asked.values(), *(path for path, *_ in paths)])
     columns = ["id", "level", "subject"]
@@ -54,12 +56,13 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
     tables = []
     for path, benchmark, seeds in paths:
         frame = pd.read_parquet(path)
-        expected = set(product(known[benchmark]["id"], seeds))
+        names = chosen(known[benchmark]["id"], counts[benchmark])
+        expected = set(product(names, seeds))
         found = list(zip(frame["id"], frame["seed"], strict=True))
         if len(found) != len(expected) or set(found) != expected:
             raise UserError(
                 f"{path}: {len(found)} rows ({len(set(found))} different) where the study has {len(expected)} "
-                f"({len(known[benchmark])} questions × {len(seeds)} seeds); delete the file and run again"
+                f"({len(names)} questions × {len(seeds)} seeds); delete the file and run again"
             )
         verdict = settings["verdict"]
         behind = verdict.removeprefix("correct")

@@ -17,6 +17,7 @@ from scripts.run.resources import generate_gpus, quantize_gpus
 
 QUANTIZERS = Path("config/quantizers.yaml")
 BASELINE = "none/full"
+ALL_PUBLISHED = "published/*"
 # What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
 NUMBERS = re.compile(
     r"(?=w|kv)(?:w(?P<bits>\d+))?(?:a(?P<activation_bits>\d+))?(?:kv(?P<kv_bits>\d+))?(?:g(?P<group_size>\d+))?(?=-|$)"
@@ -58,6 +59,10 @@ class Config:
     def suite_of(self, benchmark: str) -> str:
         return next(name for name, suite in self.suites.items() if benchmark in suite["benchmarks"])
 
+    def suites_by_benchmark(self, study: str) -> list[tuple[str, dict]]:
+        """Benchmarks of a study, each with the settings of its suite."""
+        return [(benchmark, self.suites[suite]) for benchmark, suite in self.benchmarks(study).items()]
+
     def benchmarks(self, study: str) -> dict[str, str]:
         """Benchmark → suite of a study."""
         return {b: suite for suite in self.studies[study]["suites"] for b in self.suites[suite]["benchmarks"]}
@@ -85,7 +90,10 @@ def load(config: dict, sources: list[str]) -> Config:
     validate(quantizers, "quantizers", str(QUANTIZERS))
     schemes |= {f"published/{scheme}": {} for facts in models.values() for scheme in facts["published"]}
     suites = {name: {"paper_seeds": False} | suite for name, suite in config["suites"].items()}
-    studies = {name: {"verdict": "correct_final"} | study for name, study in config["studies"].items()}
+    studies = {
+        name: {"verdict": "correct_final"} | study | {"grid": _spelt_out(study["grid"], models)}
+        for name, study in config["studies"].items()
+    }
     corpora = {name: {"cut": "windows"} | corpus for name, corpus in config["corpora"].items()}
     _take_local(config.get("local", {}), {"models": models, "datasets": datasets}, source)
     flags = [config.get(name, False) for name in ("retrain", "unsafe_code", "anonymous_records")]
@@ -96,6 +104,21 @@ def load(config: dict, sources: list[str]) -> Config:
     _check_corpora(checked, source)
     _check_studies(checked, source)
     return checked
+
+
+def _spelt_out(grid: list[dict], models: dict[str, dict]) -> list[dict]:
+    """The blocks of a grid, with what each model's file names in place of `published/*`."""
+    blocks = []
+    for block in grid:
+        if ALL_PUBLISHED not in block["schemes"]:
+            blocks.append(block)
+            continue
+        for model in block["models"]:
+            named = [f"published/{name}" for name in models.get(model, {}).get("published", {})]
+            star = block["schemes"].index(ALL_PUBLISHED)
+            schemes = block["schemes"][:star] + named + block["schemes"][star + 1 :]
+            blocks.append({"models": [model], "schemes": schemes})
+    return blocks
 
 
 def _take_local(local: dict, tables: dict[str, dict], source: str) -> None:

@@ -14,6 +14,7 @@ SIZES = (1, 2, 4, 8)  # tensor-parallel sizes: GPUs of one machine
 PROCESS_MB = 4000  # an interpreter with torch and vLLM
 # A 7B model answers the study's five benchmarks in 100 GPU minutes per 3 seeds (tests/bench/simulate.py).
 MINUTES_PER_BILLION = 100 / 7.6 / 5 / 3  # and benchmark and seed, at 32,768 tokens
+QUESTIONS = 481  # of a benchmark of the study, on average
 SLACK = 4
 SHARD_GB = 5  # of a checkpoint that is written (scripts/quantize/_rewrite.py)
 ROUNDED_BYTES = 24  # by weight of a matrix that is rounded in float32
@@ -154,7 +155,8 @@ def disk_mb(model: dict, scheme: dict) -> int:
 def generate_gpu_minutes(model: dict, scheme: dict, suite: dict) -> float:
     """Of a suite; rounding activations and the cache while the model runs is taken to cost as much again."""
     rounds = 2 if scheme.keys() & {"activation_bits", "kv_bits"} else 1
-    runs = len(suite["benchmarks"]) * len(suite["seeds"]) * suite["max_model_len"] / 32768
+    share = min(1, suite.get("questions", QUESTIONS) / QUESTIONS)
+    runs = share * len(suite["benchmarks"]) * len(suite["seeds"]) * suite["max_model_len"] / 32768
     return rounds * runs * MINUTES_PER_BILLION * model["parameters"] / 1e9
 
 

@@ -1,0 +1,12 @@
+"""Some of a benchmark's questions, where all would take too long."""
+
+import hashlib
+from collections.abc import Iterable
+
+
+def chosen(names: Iterable[str], count: int | None) -> set[str]:
+    """So many of the questions of these names, all the same wherever it is asked; None: all.
+
+    They are scattered over the benchmark, and who asks for more gets the same and others.
+    """
+    return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
