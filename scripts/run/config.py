@@ -12,7 +12,7 @@ from scripts.engine import offered
 from scripts.run.errors import UserError
 from scripts.run.geometry import check_geometry
 from scripts.run.imports import code_files
-from scripts.run.read import MODELS, files, known, read_datasets, read_models, read_yaml, validate
+from scripts.run.read import MODELS, files, known, read_datasets, read_models, read_yaml, suggest, validate
 from scripts.run.resources import generate_gpus, quantize_gpus
 
 QUANTIZERS = Path("config/quantizers.yaml")
@@ -206,7 +206,9 @@ def _check_studies(config: Config, source: str) -> None:
 def _check_block(config: Config, block: dict, where: str) -> None:
     """What a block of a grid names is there."""
     for model in block["models"]:
-        known(model, config.models, where, "model")
+        if model not in config.models:
+            near = suggest(model, list(config.models))
+            raise UserError(f"{where}: unknown model {model!r}{near}; `python -m scripts.models.add` adds one")
         folder = config.models[model]["local"]
         if folder and not Path(folder).is_dir():
             raise UserError(f"{MODELS}/{model}.yaml: folder: nothing at {folder}; correct the path")
