@@ -30,6 +30,7 @@ from tests.conftest import ROOT
 from tests.tiny import SHAPES, random_model, solved, trained
 
 QUANTIZERS = yaml.safe_load((ROOT / "config/quantizers.yaml").read_text())
+del QUANTIZERS["vllm"]  # which rounds itself, and of which there is nothing of ours to agree with
 ALL = {
     f"{quantizer}/{scheme}": entry.get("defaults", {}) | settings
     for quantizer, entry in QUANTIZERS.items()

@@ -40,7 +40,7 @@ def schemes() -> dict[str, tuple[dict[str, Any], bool]]:
         module = import_module(f"scripts.quantize.{quantizer}")
         for scheme, own in entry["schemes"].items():
             settings = entry.get("defaults", {}) | own
-            if not settings.keys() & {"activation_bits", "kv_bits"}:
+            if quantizer == "vllm" or not settings.keys() & {"activation_bits", "kv_bits"}:
                 continue
             for normed in (False, True) if quantizer == "kvquant" else (False,):
                 named = {"normed": normed} if quantizer == "kvquant" else {}

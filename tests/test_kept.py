@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_the_number_of_layers():
     found = json.loads(done.stdout.splitlines()[-1])
     few, many = found["layers"]
     layers = found["layers"][many] - found["layers"][few]
-    assert found["peak"].keys() == QUANTIZERS.keys() - {"none"}
+    assert found["peak"].keys() == QUANTIZERS.keys() - {"none", "vllm"}
     for quantizer, peak in found["peak"].items():
         # The model itself, and what varies from run to run (up to 3 MB); one more copy in bfloat16 would be twice that.
         assert peak[many] - peak[few] <= 1.75 * layers, quantizer
