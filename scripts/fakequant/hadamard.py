@@ -41,10 +41,11 @@ def hadamard_transform(x: torch.Tensor, factors: Factors) -> torch.Tensor:
     In float32, or float64 where x is, and cast once at the end: sums of what bf16 holds are nearly exact.
     """
     left, right = (factor.to(torch.float64 if x.dtype == torch.float64 else torch.float32) for factor in factors)
-    y = x.to(left.dtype).unflatten(-1, (-1, len(left), len(right))) @ right
+    # Each n by itself, as kronecker.py has it: how some libraries sum depends on the number of rows.
+    parts = [part @ right for part in x.to(left.dtype).unflatten(-1, (-1, len(left), len(right))).unbind(-3)]
     if len(left) > 1:
-        y = (y.mT @ left).mT
-    return (y.flatten(-3) / math.sqrt(len(left) * len(right))).to(x.dtype)
+        parts = [(part.mT @ left).mT for part in parts]
+    return (torch.stack(parts, -3).flatten(-3) / math.sqrt(len(left) * len(right))).to(x.dtype)
 
 
 def _signs(order: int) -> torch.Tensor:
