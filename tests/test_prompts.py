@@ -8,6 +8,7 @@ import resource
 import time
 
 import pytest
+import yaml
 from transformers import Qwen2Tokenizer
 
 from scripts import template
@@ -65,7 +66,8 @@ ASKED = {  # repository → template, BOS, the prompt
     "Qwen/QwQ": (QWQ, None, f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n<think>\n"),
     "Qwen/Qwen3": (QWEN3, None, f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"),
 }
-MODELS = [path.stem for path in sorted((ROOT / "config/models").glob("*.yaml")) if "repository:" in path.read_text()]
+GRID = yaml.safe_load((ROOT / "config/paper.yaml").read_text())["studies"]["paper"]["grid"]
+MODELS = sorted({model for block in GRID for model in block["models"]})
 
 
 def tokenizer_of(template: str, bos: str | None) -> Qwen2Tokenizer:
