@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PretrainedConfig
 
-from scripts.models._facts import header, reader
+from scripts.models._facts import Stored, header, reader
 from scripts.models._weights import one_line, read_json
-from scripts.quantize._names import LINEAR_WEIGHT
+from scripts.quantize._names import OF_A_BLOCK
 from scripts.run.errors import UserError
 
-GGUF_LINEAR = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight")
+GGUF_BLOCK = re.compile(r"blk\.\d+\..*")
 # Numbers of the inputs of linear layers that the name of a method stands for, in lower case; the others are asked more.
 INPUT_BITS = {"fp8": 8, "fbgemm_fp8": 8, "modelopt_fp4": 4, "nvfp4": 4, "modelopt_mxfp8": 8, "mxfp8": 8}
 
@@ -61,76 +60,80 @@ def tokens_of(folder: Path, where: object) -> dict[int, str]:
     return {number: token for token, number in vocabulary.items()}
 
 
+def method_of(folder: Path, where: object) -> dict[str, Any]:
+    """What safetensors say of how they are quantized; nothing where they are in full precision."""
+    if method := read_json(folder / "config.json", where).get("quantization_config"):
+        return method
+    older = folder / "hf_quant_config.json"  # ModelOpt's
+    return {"quant_method": "modelopt"} | read_json(older, where) if older.exists() else {}
+
+
 def sizes_of(folder: Path, model: Path, where: object) -> dict[str, Any]:
     """Bits and bytes, as the columns of `efficiency.parquet` that are named alike.
 
     Args:
         folder: of the quantized checkpoint.
-        model: of the model in full precision, whose linear layers say how many weights there are.
+        model: of the model in full precision, whose blocks say how many weights there are.
         where: what messages name.
 
     Raises:
-        UserError: a file is damaged, or holds none of the model's linear layers.
+        UserError: a file is damaged, or holds none of the model's blocks.
     """
-    file = gguf_in(folder)
-    if file:
-        stored = {tensor.name: int(tensor.n_bytes) for tensor in read_gguf(file).tensors}
-        linear = sum(size for name, size in stored.items() if GGUF_LINEAR.fullmatch(name))
-        config: dict[str, Any] = {}
+    ours = _tensors(model, where)
+    matrices = sum(math.prod(tensor.shape) for name, tensor in ours.items() if _in_a_matrix(name, ours))
+    if file := gguf_in(folder):
+        method = {}
+        tensors = read_gguf(file).tensors
+        stored = {tensor.name: int(tensor.n_bytes) for tensor in tensors}
+        linear = sum(stored[t.name] for t in tensors if GGUF_BLOCK.fullmatch(t.name) and len(t.shape) > 1)
     else:
-        stored, linear = _stored(folder, where), 0
-        config = read_json(folder / "config.json", where).get("quantization_config") or {}
-    weights = _weights(model)
-    if not file:
-        layers = {name.removesuffix(".weight") for name in weights}
-        parts = (name.rpartition(".") for name in stored)
-        linear = sum(stored[f"{layer}.{part}"] for layer, _, part in parts if layer in layers and part != "bias")
+        method = method_of(folder, where)
+        stored = {name: tensor.stop - tensor.start for name, tensor in _tensors(folder, where).items()}
+        linear = sum(size for name, size in stored.items() if _in_a_matrix(name, ours))
     if not linear:
-        raise UserError(f"{where}: it has none of the model's linear layers ({min(weights)} …): whose is it?")
+        raise UserError(f"{where}: it has no blocks of layers such as the model's ({min(ours)} …): whose is it?")
     return {
-        "weight_bits": 8 * linear / sum(weights.values()),
+        "weight_bits": 8 * linear / matrices,
         "weight_bytes": sum(stored.values()),
-        "activation_bits": _input_bits(config),
-        "kv_bits": _cache_bits(config),
+        "activation_bits": _input_bits(method),
+        "kv_bits": _cache_bits(method),
     }
 
 
-def _stored(folder: Path, where: object) -> dict[str, int]:
-    """Bytes of each tensor of the safetensors files of a folder."""
+def _tensors(folder: Path, where: object) -> dict[str, Stored]:
+    """Where each tensor of a folder's safetensors lies."""
     read = reader(folder)
     files = sorted(folder.glob("*.safetensors"))
-    tensors = [item for path in files for item in header(path.name, read, where).items()]
-    return {name: tensor.stop - tensor.start for name, tensor in tensors}
+    return {name: tensor for path in files for name, tensor in header(path.name, read, where).items()}
 
 
-def _weights(model: Path) -> dict[str, int]:
-    """Number of weights of each linear layer of a model's blocks."""
-    found = {}
-    for path in sorted(model.glob("*.safetensors")):
-        with safe_open(path, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no dictionary
-                if LINEAR_WEIGHT.fullmatch(name):
-                    found[name] = math.prod(tensors.get_slice(name).get_shape())
-    return found
+def _in_a_matrix(name: str, model: dict[str, Stored]) -> bool:
+    """Is it a matrix of a block, or stored of one? All is but what the model itself has of one dimension."""
+    return OF_A_BLOCK.fullmatch(name) is not None and (name not in model or len(model[name].shape) > 1)
 
 
-def _input_bits(config: dict[str, Any]) -> int | None:
-    """Bits of the inputs of linear layers, where a quantization_config says that they are rounded."""
-    groups = config.get("config_groups")
+def _input_bits(method: dict[str, Any]) -> int | None:
+    """Bits of the inputs of linear layers, where it says that they are rounded."""
+    groups = method.get("config_groups")
     if isinstance(groups, dict):
         inputs = [group.get("input_activations") for group in groups.values() if isinstance(group, dict)]
-        return next((part["num_bits"] for part in inputs if isinstance(part, dict) and "num_bits" in part), None)
-    inner = config.get("quantization", config)
-    method = inner.get("quant_algo", config.get("quant_method")) if isinstance(inner, dict) else None
-    return INPUT_BITS.get(str(method).lower())
+        return next((_bits(part.get("num_bits")) for part in inputs if isinstance(part, dict)), None)
+    inner = method.get("quantization", method)
+    name = inner.get("quant_algo", method.get("quant_method")) if isinstance(inner, dict) else None
+    return INPUT_BITS.get(str(name).lower())
 
 
-def _cache_bits(config: dict[str, Any]) -> int | None:
-    """Bits of keys and values, where a quantization_config says that they are rounded."""
-    inner = config.get("quantization", config)
-    for part in (config, inner if isinstance(inner, dict) else {}):
+def _cache_bits(method: dict[str, Any]) -> int | None:
+    """Bits of keys and values, where it says that they are rounded."""
+    inner = method.get("quantization", method)
+    for part in (method, inner if isinstance(inner, dict) else {}):
         if isinstance(part.get("kv_cache_scheme"), dict):
-            return part["kv_cache_scheme"].get("num_bits")
+            return _bits(part["kv_cache_scheme"].get("num_bits"))
         if isinstance(part.get("kv_cache_quant_algo"), str):
             return {"fp8": 8, "nvfp4": 4}.get(part["kv_cache_quant_algo"].lower())
     return None
+
+
+def _bits(value: Any) -> int | None:
+    """What can be a number of bits; the files are anybody's."""
+    return value if type(value) is int and 1 <= value <= 16 else None

@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
-from scripts._formats import config_of, gguf_in, sizes_of, tokens_of
+from scripts._formats import config_of, gguf_in, method_of, read_gguf, sizes_of, tokens_of
 from scripts.engine import offered
 from scripts.hub import Source, fetch, listing, place
 from scripts.manifest import write_manifest
-from scripts.models._weights import check_index, headers, read_json
+from scripts.models._weights import check_index, headers
 from scripts.models.hub import check_no_code
 from scripts.run import record
 from scripts.run.errors import UserError
@@ -27,6 +27,7 @@ CONFIGURATION = [
     "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "hf_quant_config.json",
     "model.safetensors.index.json", "LICENSE*", "LICENCE*", "NOTICE*",
 ]  # fmt: skip
+TEMPLATE = "tokenizer.chat_template"  # of a GGUF
 SHAPES = [
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size",
@@ -43,14 +44,13 @@ def chosen(names: Iterable[str], patterns: list[str]) -> list[str]:
     return [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns) and not fnmatchcase(n, WHOLE)]
 
 
-def check_method(config: Path, where: object) -> None:
+def check_method(folder: Path, where: object) -> None:
     """Refuse a format that the installed vLLM does not serve.
 
     Raises:
         UserError: names the format, and those that it serves.
     """
-    method = read_json(config, where).get("quantization_config") or {}
-    known = [name for name in offered("quant_method") if name not in offered("quantization") or name == "mxfp4"]
+    known, method = offered("quant_method"), method_of(folder, where)
     name = method.get("quant_method", "none that is named") if isinstance(method, dict) else "none that is named"
     if method and name not in known:
         raise UserError(
@@ -121,10 +121,13 @@ def compare(folder: Path, model: Path, where: object) -> None:
         for name in ("config.json", "tokenizer_config.json"):
             if (folder / name).exists():
                 check_no_code(folder / name, where)
-        check_method(folder / "config.json", where)
+        check_method(folder, where)
     # A GGUF may pad its vocabulary otherwise; its rows are compared when they are read.
     check_shapes(config_of(folder, where), config_of(model, model), where, "vocab_size" if gguf_in(folder) else "")
     check_tokens(tokens_of(folder, where), tokens_of(model, model), where)
+    if (file := gguf_in(folder)) and (theirs := read_gguf(file).fields.get(TEMPLATE)):
+        own = AutoTokenizer.from_pretrained(model).chat_template
+        record.add_facts(replaced=["chat_template"] if theirs.contents() != own else [])
 
 
 @stage

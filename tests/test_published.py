@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from scripts import published
 from scripts.engine import read_engine
+from scripts.fakequant.settings import is_foreign
 from scripts.hub import Source
 from scripts.manifest import write_manifest
 from scripts.models import arithmetic
@@ -128,6 +129,19 @@ def test_a_cache_that_it_states_is_asked_of_the_engine(model: Path, theirs: Path
     assert json.loads(checkpoint.with_name("manifest.json").read_text())["sizes"]["kv_bits"] == 8
 
 
+def test_what_modelopt_says_in_a_file_of_its_own_is_read(model: Path, theirs: Path):
+    config = json.loads((theirs / "config.json").read_text())
+    del config["quantization_config"]
+    (theirs / "config.json").write_text(json.dumps(config))
+    said = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    (theirs / "hf_quant_config.json").write_text(json.dumps(said))
+    checkpoint = serve(model, bring(model, local(theirs)))
+    sizes = json.loads(checkpoint.with_name("manifest.json").read_text())["sizes"]
+    assert (sizes["activation_bits"], sizes["kv_bits"]) == (8, 8)
+    assert read_engine(checkpoint)["kv_cache_dtype"] == "fp8"
+    assert is_foreign(checkpoint) and not is_foreign(model)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -201,7 +215,7 @@ def test_damaged_or_foreign_weights_are_refused(model: Path, theirs: Path, kind:
             bring(model, local(theirs))
     else:
         save_file({"transformer.h.0.weight": torch.zeros(4)}, path)
-        with pytest.raises(UserError, match="none of the model's linear layers"):
+        with pytest.raises(UserError, match="no blocks of layers such as the model's"):
             bring(model, local(theirs))
 
 
@@ -226,6 +240,7 @@ def write_gguf(path: Path, model: Path, drop: str = "", scale: float = 1.0, toke
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
     writer.add_tokenizer_model("gpt2")
+    writer.add_chat_template("{{ messages[0].content }}, in their way: ")
     writer.add_token_list(tokens or sorted(vocabulary, key=vocabulary.get))
     for name, tensor in load_file(model / "model.safetensors").items():
         parts = name.split(".")
@@ -259,7 +274,7 @@ def test_a_gguf_is_dequantized_into_the_models_own_files(model: Path, tmp_path: 
             assert torch.equal(tensor, before[name]), name
     sizes = json.loads(checkpoint.with_name("manifest.json").read_text())["sizes"]
     assert sizes["weight_bits"] == 8.5
-    assert FACTS["dequantized"] == "tiny-q8.gguf"
+    assert (FACTS["dequantized"], FACTS["replaced"]) == ("tiny-q8.gguf", ["chat_template"])
     assert (checkpoint / "tokenizer.json").samefile(model / "tokenizer.json")
 
 

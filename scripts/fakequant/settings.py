@@ -71,7 +71,8 @@ def is_packed(checkpoint: Path) -> bool:
 
 def is_foreign(checkpoint: Path) -> bool:
     """Does the engine itself serve the checkpoint's format, of which nothing is ours?"""
-    return _quantization(checkpoint).get("quant_method", METHOD) != METHOD
+    older = (checkpoint / "hf_quant_config.json").exists()  # ModelOpt's
+    return older or _quantization(checkpoint).get("quant_method", METHOD) != METHOD
 
 
 def _quantization(checkpoint: Path) -> dict[str, Any]:
