@@ -62,6 +62,7 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
     tensors = {key: tensor for name in weights for key, tensor in header(name, read, where).items()}
     once = stated.get("tie_word_embeddings") and "lm_head.weight"  # some store it all the same
     return {
+        "architecture": str(stated.get("model_type", "none")),
         "dtype": dtype_of(stated),
         "context_length": stated["max_position_embeddings"],
         "parameters": sum(math.prod(tensor.shape) for key, tensor in tensors.items() if key != once),

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from scripts.architectures import check_architecture
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._names import check_linears
 from scripts.run import record
+from scripts.run.errors import UserError
 from scripts.run.files import sha256, write_atomically
 from scripts.run.imports import code_digest, package_versions
 from scripts.run.lease import lease
@@ -41,6 +43,7 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
     def link_or_make(
         *, model: Path, checkpoint: Path, manifest: Path, settings: dict, calibration: list[Path] = (), **others: Any
     ) -> None:
+        check_known(module.rpartition(".")[2], settings, model)
         check_linears(model)
         entry = CHECKPOINTS / address(module, model, settings, calibration)
         with lease(entry.name, f"quantize {manifest.parent}"):
@@ -61,6 +64,15 @@ def stored(main: Callable[..., None]) -> Callable[..., None]:
             shutil.rmtree(entry / "parts", ignore_errors=True)
 
     return link_or_make
+
+
+def check_known(quantizer: str, settings: dict, model: Path) -> None:
+    """Refuse a model whose architecture the quantizer does not know; its folder says, whatever its file states."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    try:
+        check_architecture(quantizer, settings, config.get("model_type", "none"))
+    except UserError as error:
+        raise UserError(f"{model}: {quantizer} {error}") from None
 
 
 @contextmanager

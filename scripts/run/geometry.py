@@ -2,6 +2,7 @@
 
 import math
 
+from scripts.architectures import check_architecture
 from scripts.fakequant.orders import has_hadamard
 from scripts.run.errors import UserError
 
@@ -9,11 +10,13 @@ MX_BLOCK = 32  # of scripts/fakequant/mxfp4.py, which needs torch
 
 
 def check_geometry(scheme: str, settings: dict, facts: dict) -> None:
-    """Refuse a scheme, "quantizer/scheme", that the model's sizes do not allow.
+    """Refuse a scheme, "quantizer/scheme", that the model's architecture or sizes do not allow.
 
     Raises:
         UserError: says which size, and what would fit; the caller adds where that stands.
     """
+    quantizer = scheme.split("/", maxsplit=1)[0]
+    check_architecture(quantizer, settings, facts["architecture"])
     widths = {"hidden_size": facts["hidden_size"], "intermediate_size": facts["intermediate_size"]}
     widths |= {"heads × head_dim": facts["heads"] * facts["head_dim"]}
     row_groups = settings.get("row_groups", 1)
@@ -29,7 +32,6 @@ def check_geometry(scheme: str, settings: dict, facts: dict) -> None:
         f"{name} / row_groups {row_groups}": widths[name] // row_groups
         for name in ("intermediate_size", "heads × head_dim")
     }
-    quantizer = scheme.split("/", maxsplit=1)[0]
     if quantizer == "flatquant" and facts["heads"] % row_groups:
         fitting = math.gcd(facts["heads"], *widths.values())
         raise UserError(
