@@ -82,7 +82,9 @@ FILES = {
     r"has no weight_map": lambda m: (m / INDEX).write_text("{}"),
 }
 CONFIGS = {
-    r"quantized already": {"quantization_config": {"quant_method": "fp8"}},
+    r"quantized already.* there \(config/models/NAME.yaml, published\)": {
+        "quantization_config": {"quant_method": "fp8"}
+    },
     r"another model's in text_config": {"text_config": {"hidden_size": 64}},
     r"states no dtype": {"dtype": None, "torch_dtype": None},
     r"transformers makes no model": {"model_type": "nobody-knows-it"},
