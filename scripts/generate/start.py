@@ -82,7 +82,8 @@ def preferred(head_size: int, dtype: str, cache: str = "auto") -> tuple[str, str
         head_size, getattr(torch, dtype), cache, block_size=None, use_batch_invariant=envs.VLLM_BATCH_INVARIANT
     )
     backend = resolve_obj_by_qualname(current_platform.get_attn_backend_cls(None, asked))
-    if not backend.supports_kv_cache_dtype(cache):  # on a CPU vLLM would take any, and keep what it likes
+    # On a CPU vLLM would take any, and keep what it likes.
+    if cache != "auto" and not backend.supports_kv_cache_dtype(cache):
         raise ValueError(
             f"{backend.get_name()}, vLLM's attention here, keeps no {cache} cache, only "
             f"{', '.join(backend.supported_kv_cache_dtypes)}"
