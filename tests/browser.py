@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+PATIENCE = 60_000  # milliseconds: a slow core that others use draws seven charts in seconds
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -20,6 +21,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("no chromium: apt-get install chromium")
     assert path, "CI needs chromium"
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE)
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
@@ -31,7 +33,7 @@ def opened(browser: Browser, page: Path, fragment: str = "", **options: object) 
     """The page in a window of its own; afterwards it must have said nothing and asked nobody."""
     context = browser.new_context(**{"viewport": DESKTOP} | options)
     view = context.new_page()
-    view.set_default_timeout(10_000)
+    view.set_default_timeout(PATIENCE)
     said, asked = [], []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))
