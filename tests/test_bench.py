@@ -37,7 +37,7 @@ BENCHES = [name for name, arguments in USAGES.items() if not arguments]
 def run_smallest(bench: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"tests.bench.{bench}"],
-        cwd=ROOT, check=False, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, check=False, capture_output=True, text=True, timeout=900,
         env=os.environ | {"BENCH_SIZE": "smallest", "PATH": Copy.path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
