@@ -195,7 +195,7 @@ def test_snakemake_killed(study: Watched, recovers: Callable):
 
 def test_two_at_once(study: Watched, recovers: Callable):
     processes = [study.start_generate() for _ in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.wait(600) for process in processes] == [0, 0]
     assert re.search(r"w3/arithmetic: waits, because process \d+ on \S+ is doing the same work", study.output())
     recovers("two generates at once")
 
@@ -205,7 +205,7 @@ def in_namespace(study: Watched, script: str) -> None:
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         assert "CI" not in os.environ, "unshare -rm does not work here"
         pytest.skip("unshare -rm does not work here")
-    assert study.start("unshare", "-rm", "bash", "-euc", script, "-", *BUILD).wait(120) == 0, study.output()
+    assert study.start("unshare", "-rm", "bash", "-euc", script, "-", *BUILD).wait(600) == 0, study.output()
 
 
 def test_disk_full(study: Watched, recovers: Callable):
@@ -251,7 +251,7 @@ DAMAGES = [pytest.param(truncate, marks=pytest.mark.campaign), pytest.param(flip
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_segment_damaged(study: Watched, recovers: Callable, damage: Callable[[Path], None]):
-    assert study.start_generate().wait(120) == 0
+    assert study.start_generate().wait(600) == 0
     (study.root / ARTIFACT).unlink()
     whole = study.stored()
     segment = next(
@@ -272,7 +272,7 @@ def follow_cures(study: Watched) -> list[str]:
     deleted = []
     for _ in range(4):
         (study.root / "output.txt").write_text("")
-        if study.start(*BUILD).wait(120) == 0:
+        if study.start(*BUILD).wait(600) == 0:
             return deleted
         assert "Traceback" not in study.output()
         path = re.search(r"error: .*: delete (\S+) and run again", study.output())[1]
@@ -285,7 +285,7 @@ def follow_cures(study: Watched) -> list[str]:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_table_damaged(study: Watched, recovers: Callable, damage: Callable[[Path], None]):
     """The samples of a checkpoint, which the scores are made from."""
-    assert study.start_generate().wait(120) == 0
+    assert study.start_generate().wait(600) == 0
     damage(study.root / ARTIFACT)
     assert follow_cures(study) == [ARTIFACT]
     recovers(f"{damage.__name__} a Parquet file")
@@ -306,7 +306,7 @@ def test_clock_set_back(study: Watched, recovers: Callable):
     library = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
     started = time.time()
     process = study.start_generate(LD_PRELOAD=str(library), FAKETIME="-1h", FAKETIME_DONT_FAKE_MONOTONIC="1")
-    assert process.wait(120) == 0
+    assert process.wait(600) == 0
     for path in (study.root / "results").rglob("*"):
         if (status := path.stat()).st_mtime >= started:
             os.utime(path, (status.st_atime - 3600, status.st_mtime - 3600))
@@ -318,7 +318,7 @@ def test_clock_set_back(study: Watched, recovers: Callable):
 @pytest.mark.campaign
 def test_results_moved(study: Watched, undisturbed: Watched, recovers: Callable, tmp_path: Path):
     """Into another clone, which has no memory of how they were made: all is linked, nothing is made."""
-    assert study.start_generate().wait(120) == 0
+    assert study.start_generate().wait(600) == 0
     clone = Watched(tmp_path / "clone")
     for path in clone.root.rglob("*"):
         path.touch()
