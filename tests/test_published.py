@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -226,7 +225,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def write_gguf(path: Path, model: Path, drop: str = "", scale: float = 1.0, tokens: list[str] | None = None) -> Path:
+def write_gguf(path: Path, model: Path, drop: str = "", tokens: list[str] | None = None) -> Path:
     """The model as a GGUF, its linear layers in Q8_0."""
     config = json.loads((model / "config.json").read_text())
     writer = gguf.GGUFWriter(path, "qwen2")
@@ -246,10 +245,9 @@ def write_gguf(path: Path, model: Path, drop: str = "", scale: float = 1.0, toke
         parts = name.split(".")
         theirs = "output_norm" if name == "model.norm.weight" else NAMES[parts[-2]]
         block = f"blk.{parts[2]}." if parts[1] == "layers" else ""
-        values = (tensor.float() * scale).numpy()
         if drop != name:
             kind = gguf.GGMLQuantizationType.Q8_0 if "_proj.weight" in name else gguf.GGMLQuantizationType.F32
-            packed = gguf.quantize(values.astype(np.float32), kind)
+            packed = gguf.quantize(tensor.float().numpy(), kind)
             writer.add_tensor(f"{block}{theirs}.{parts[-1]}", packed, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,6 +1,5 @@
 """How vLLM is started for a checkpoint, and what of it can move a sample."""
 
-import functools
 import math
 import os
 from pathlib import Path
@@ -166,23 +165,22 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
     _, attention = device_and_attention(checkpoint, settings["dtype"])
     engine = read_engine(checkpoint)
     options = {name: engine[name] for name in OPTIONS if name in engine}
-    start = functools.partial(
-        LLM,
-        model=str(checkpoint),
-        dtype=settings["dtype"],
-        max_model_len=settings["max_model_len"],
-        max_num_seqs=settings["max_num_seqs"],
-        tensor_parallel_size=tensor_parallel_size(),
-        enforce_eager=not on_gpu,
-        attention_backend=attention,
-        worker_extension_cls=f"{__name__}.Asked",
-        generation_config="vllm",
-        seed=0,
-        **limits,
-        **options,
-    )
+    size = tensor_parallel_size()
     try:
-        llm = start()
+        llm = LLM(
+            model=str(checkpoint),
+            dtype=settings["dtype"],
+            max_model_len=settings["max_model_len"],
+            max_num_seqs=settings["max_num_seqs"],
+            tensor_parallel_size=size,
+            enforce_eager=not on_gpu,
+            attention_backend=attention,
+            worker_extension_cls=f"{__name__}.Asked",
+            generation_config="vllm",
+            seed=0,
+            **limits,
+            **options,
+        )
     except Exception as error:  # vLLM raises what it likes
         if not (options or is_foreign(checkpoint)):
             raise

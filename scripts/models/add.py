@@ -25,10 +25,10 @@ from scripts.models._remote import commit_of, remote_reader
 from scripts.models.hub import check_configurations, content_of, settle_tokenizer, taken, taken_of, weights_among
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
-from scripts.run.read import MODEL_NAME, MODELS, read_models, read_yaml
+from scripts.run.read import MODEL_NAME, MODELS, REPOSITORY, read_models, read_yaml
 from scripts.template import check_template
 
-REPOSITORY = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
+AT_REVISION = re.compile(rf"{REPOSITORY}(?:@(?P<revision>[\w.-]+))?", re.ASCII)
 MARKERS = ("<think> </think>", "[THINK] [/THINK]", "◁think▷ ◁/think▷", "<thought> </thought>")
 SWITCHES = {"enable_thinking", "thinking"}  # by which templates open the thought
 
@@ -59,7 +59,7 @@ def look(model: str, name: str | None) -> Found:
         small = {file: path for file, path in paths.items() if file not in weights}
         check_configurations(small, folder)
         return Found(name, {"folder": str(folder)}, content_of(paths), small, weights, reader(folder))
-    match = REPOSITORY.fullmatch(model)
+    match = AT_REVISION.fullmatch(model)
     if match is None:
         raise UserError(f"{model}: neither a folder here nor OWNER/NAME or OWNER/NAME@REVISION on the hub")
     repository = match["repository"]
@@ -108,7 +108,7 @@ def published_of(schemes: Sequence[str]) -> dict[str, str]:
     for text in schemes:
         scheme, _, place = text.partition("=")
         repository, _, file = place.partition(":")
-        if match := None if Path(place).exists() else REPOSITORY.fullmatch(repository):
+        if match := None if Path(place).exists() else AT_REVISION.fullmatch(repository):
             commit = commit_of(match["repository"], match["revision"] or "main")
             found[scheme] = f"{match['repository']}@{commit}" + (f":{file}" if file else "")
         elif Path(place).exists():

@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from scripts._formats import gguf_in
 from scripts.engine import write_engine
 from scripts.manifest import write_manifest
-from scripts.models._weights import one_line
+from scripts.models._weights import dtype_of, one_line, read_json
 from scripts.quantize._link import link_checkpoint, link_file
 from scripts.run import record
 from scripts.run.errors import UserError
@@ -51,9 +52,7 @@ def dequantize(file: Path, model: Path, checkpoint: Path) -> None:
         UserError: transformers cannot read it, or a weight is missing, of another shape or not finite.
     """
     link_checkpoint(model, checkpoint)
-    shards = sorted(checkpoint.glob("*.safetensors"))
-    with safe_open(shards[0], framework="pt") as tensors:
-        dtype = tensors.get_tensor(next(iter(tensors.keys()))).dtype
+    dtype = getattr(torch, dtype_of(read_json(model / "config.json", model)))
     try:
         network, found = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True
@@ -62,7 +61,7 @@ def dequantize(file: Path, model: Path, checkpoint: Path) -> None:
         raise UserError(f"{file}: transformers cannot read it: {one_line(error)}") from None
     made_up = {*found["missing_keys"], *found["mismatched_keys"]}  # which transformers fills with random numbers
     weights = {name: tensor for name, tensor in network.state_dict().items() if name not in made_up}
-    for shard in shards:
+    for shard in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as tensors:
             metadata = tensors.metadata()
             shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118

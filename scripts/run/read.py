@@ -21,8 +21,9 @@ MODELS = Path("config/models")  # a file each
 DATASETS = Path("config/datasets.tsv")
 MODEL_NAME = r"[a-z0-9][a-z0-9.-]*"
 LARGEST = 100_000  # values of a file, written out
+REPOSITORY = r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)"  # OWNER/NAME
 PUBLISHED = re.compile(
-    r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[0-9a-f]{40})(?::(?P<file>[\w.-]+(?:/[\w.-]+)*\.gguf))?",
+    rf"{REPOSITORY}@(?P<revision>[0-9a-f]{{40}})(?::(?P<file>[\w.-]+(?:/[\w.-]+)*\.gguf))?",
     re.ASCII,
 )
 
