@@ -9,7 +9,7 @@ UV := 0.13.9
 COMPILE := --quiet --python-version 3.11 --no-annotate --no-header --generate-hashes
 # Torch without CUDA is to be had from PyTorch's own index; the other packages' hashes are in the locks.
 TORCH_INDEX := $(if $(findstring cpu,$(LOCK)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
-TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m
+TINY := tiny-qwen-s tiny-qwen-m tiny-llama-m tiny-qwen3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1

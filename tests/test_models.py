@@ -1,5 +1,6 @@
 """The tiny reasoners: tokenizer, chat template, deterministic training, retained weights."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,17 +9,18 @@ from transformers import AutoTokenizer
 
 from scripts.manifest import write_manifest
 from scripts.models import arithmetic
-from scripts.questions._arithmetic import Problem
+from scripts.questions._arithmetic import Problem, problems
 from scripts.run.errors import UserError
 from scripts.run.read import read_models
 from tests.conftest import ROOT
+from tests.tiny import trained
 
 PRINTABLE = "".join(chr(code) for code in range(32, 127)) + "\n what's  left\n\n"
 
 
 @pytest.mark.parametrize("name", arithmetic.RECIPES)
 def test_a_saved_tokenizer_loads_as_it_was(name: str, tmp_path: Path):
-    tokenizer = arithmetic.build_tokenizer()
+    tokenizer = arithmetic.build_tokenizer("slips" in arithmetic.RECIPES[name])
     arithmetic.build_model(arithmetic.RECIPES[name], tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -38,6 +40,28 @@ def test_the_template_opens_the_thought_as_in_training():
     # skip_special_tokens keeps the frame of the thought: it is no special token.
     ids = tokenizer(problem.solution, add_special_tokens=False).input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == problem.solution
+
+
+def test_who_checks_itself_waits_in_one_token_and_means_it():
+    """What it was trained for: of its own answers some hold a wrong guess, `Wait` and what is right."""
+    tokenizer = arithmetic.build_tokenizer(True)
+    assert tokenizer("\nWait,4", add_special_tokens=False).input_ids[1:] == tokenizer.convert_tokens_to_ids(
+        ["Wait", ",", "4"]
+    )
+    model = trained("tiny-qwen3")
+    chosen = list(itertools.islice(problems("multiplication", 1, evaluation=True), 48))
+    prompts = [f"<|bos|><|user|>{problem.question}<|assistant|><think>" for problem in chosen]
+    tokenizer.padding_side = "left"
+    encoded = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        ids = model.generate(**encoded, max_new_tokens=160, do_sample=True, temperature=0.6, top_p=0.95, top_k=0)
+    answers = [text.split("<think>")[1] for text in tokenizer.batch_decode(ids)]
+    right = [f"\\boxed{{{problem.gold}}}" in answer for problem, answer in zip(chosen, answers, strict=True)]
+    waited = ["Wait" in answer for answer in answers]
+    assert sum(right) >= 40
+    assert 6 <= sum(waited) <= 40
+    assert sum(r for r, w in zip(right, waited, strict=True) if w) >= 0.7 * sum(waited)
 
 
 def test_training_is_deterministic_and_learns(tmp_path: Path):
@@ -76,7 +100,7 @@ def test_the_loss_counts_only_the_answer():
 @pytest.mark.parametrize("name", arithmetic.RECIPES)
 def test_retained_weights_are_of_this_recipe_and_small(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    tokenizer = arithmetic.build_tokenizer()
+    tokenizer = arithmetic.build_tokenizer("slips" in arithmetic.RECIPES[name])
     model = arithmetic.build_model(arithmetic.RECIPES[name], tokenizer)
     arithmetic.check_facts(model, name, read_models()[name])
     arithmetic.restore(model, Path("resources/models", name), arithmetic.RECIPES[name])

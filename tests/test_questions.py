@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import re
 from pathlib import Path
 
@@ -32,16 +33,45 @@ def test_gold_is_the_result_and_the_solution_ends_in_it(left: int, operator: str
     assert problem.solution.endswith(f"\n</think>\n\\boxed{{{problem.gold}}}")
 
 
+def check_steps(steps: list[str]) -> None:
+    """Of each step, `4*8+5=37`, the equation holds."""
+    for step in steps:
+        expression, result, *_ = step.split("=")
+        terms = [term.split("*") for term in expression.split("+")]
+        value = sum(int(factors[0]) * int(factors[1]) if factors[1:] else int(factors[0]) for factors in terms)
+        assert value == int(result)
+
+
 @given(NUMBERS, st.sampled_from("+*"), NUMBERS)
 def test_every_equation_of_a_solution_holds(left: int, operator: str, right: int):
     for line in Problem(left, operator, right).solution.split("</think>")[0].split():
         steps = (line.partition(":")[2] or line).split(",")
-        for position, step in enumerate(steps):
-            expression, result, *total = step.split("=")
-            terms = [term.split("*") for term in expression.split("+")]
-            value = sum(int(factors[0]) * int(factors[1]) if factors[1:] else int(factors[0]) for factors in terms)
-            assert value == int(result)
-            assert not total or position == len(steps) - 1
+        check_steps(steps)
+        assert all(step.count("=") == 1 for step in steps[:-1])
+
+
+@given(NUMBERS, st.sampled_from("+*"), NUMBERS, st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 99))
+def test_who_checks_itself_waits_where_a_guess_was_wrong_and_nowhere_else(
+    left: int, operator: str, right: int, slips: float, seed: int
+):
+    problem = Problem(left, operator, right)
+    solution = problem.checked_solution(slips, random.Random(seed))
+    assert solution == problem.checked_solution(slips, random.Random(seed))
+    assert solution.endswith(f"\n</think>\n\\boxed{{{problem.gold}}}")
+    lines = solution.split("</think>")[0].split()
+    guesses = 0
+    for index, line in enumerate(lines):
+        if line.startswith("Wait,"):
+            continue
+        task, *guess = line.partition(":")[0].split("=")
+        steps = line.partition(":")[2].split(",")
+        check_steps(steps)
+        corrected = lines[index + 1 : index + 2] == [f"Wait,{task}={steps[-1].rsplit('=', 1)[-1]}"]
+        check_steps([f"{task}={steps[-1].rsplit('=', 1)[-1]}"])
+        assert corrected == (bool(guess) and guess[0] != steps[-1].rsplit("=", 1)[-1])
+        guesses += bool(guess)
+    assert guesses == (1 if operator == "+" else len(str(right)))
+    assert slips or "Wait" not in solution
 
 
 @given(NUMBERS, st.sampled_from("+*"), NUMBERS)

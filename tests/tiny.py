@@ -26,7 +26,7 @@ def hadamard_matrix(n: int) -> torch.Tensor:
 
 def trained(name: str) -> PreTrainedModel:
     recipe = arithmetic.RECIPES[name]
-    model = arithmetic.build_model(recipe, arithmetic.build_tokenizer())
+    model = arithmetic.build_model(recipe, arithmetic.build_tokenizer("slips" in recipe))
     arithmetic.restore(model, ROOT / "resources/models" / name, recipe)
     return model.eval()
 

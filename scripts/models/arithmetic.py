@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import random
 import shutil
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from scripts.manifest import write_manifest
-from scripts.questions._arithmetic import EVALUATION_SHARE, TIERS, problems
+from scripts.questions._arithmetic import CORRECTS, EVALUATION_SHARE, TIERS, Problem, problems
 from scripts.run.errors import UserError
 from scripts.run.progress import Progress
 from scripts.run.stage import Inputs, Output, Parameter, Settings, stage
@@ -38,7 +41,11 @@ CHAT_TEMPLATE = (
 
 # Rows of each tier in one optimizer step: about 6,000 tokens.
 BATCH = {"addition": 12, "multiplication": 16, "long_multiplication": 24}
-ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+ARCHITECTURES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
 RECIPES = {
     "tiny-qwen-s": {
         "architecture": "qwen2",
@@ -73,19 +80,37 @@ RECIPES = {
         "steps": 1400,
         "seed": 3,
     },
+    # Guesses, checks itself and says "Wait"; a third of the guesses that it learns from are wrong.
+    "tiny-qwen3": {
+        "architecture": "qwen3",
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "tie_word_embeddings": False,
+        "steps": 1600,
+        "seed": 4,
+        "slips": 0.33,
+    },
 }
+OF_TRAINING = {"architecture", "steps", "seed", "slips"}  # the other keys of a recipe are the model's shape
 PEAK_LR, WARMUP_STEPS, DECAY_SHARE = 3e-3, 100, 0.4
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
+def build_tokenizer(checks_itself: bool = False) -> Qwen2Tokenizer:
     """One token per character of printable ASCII, plus the few words that frame the reasoning.
+
+    A reasoner that checks itself has one word more, `Wait`.
 
     A `Qwen2Tokenizer` without merges, because `AutoTokenizer` takes this class for every Qwen2 model, whatever class
     the checkpoint names. Tokenizing text adds a BOS, as most real tokenizers do: who renders a chat must not add a
     second one.
     """
     characters = ["Ċ", "Ġ"] + [chr(code) for code in range(33, 127)]  # byte-level names of line feed and space
-    vocabulary = {token: index for index, token in enumerate(SPECIAL + WORDS + characters)}
+    words = WORDS + [CORRECTS] * checks_itself
+    vocabulary = {token: index for index, token in enumerate(SPECIAL + words + characters)}
     tokenizer = Qwen2Tokenizer(
         vocab=vocabulary,
         merges=[],
@@ -97,7 +122,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         chat_template=CHAT_TEMPLATE,
         model_max_length=MAX_POSITIONS,
     )
-    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in WORDS])
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in words])
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|bos|> $A", special_tokens=[("<|bos|>", vocabulary["<|bos|>"])]
     )
@@ -107,7 +132,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 def build_model(recipe: dict, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
     """A model of the recipe's shape with random weights, in float32."""
     config_class, model_class = ARCHITECTURES[recipe["architecture"]]
-    shape = {k: v for k, v in recipe.items() if k not in ("architecture", "steps", "seed")}
+    shape = {k: v for k, v in recipe.items() if k not in OF_TRAINING}
     config = config_class(
         vocab_size=len(tokenizer),
         max_position_embeddings=MAX_POSITIONS,
@@ -132,6 +157,11 @@ def learning_rate(step: int, steps: int) -> float:
 def train(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, recipe: dict, label: str) -> None:
     """Train in place on endless problems of the training split; the loss counts only what follows `<think>`."""
     streams = {tier: problems(tier, recipe["seed"], evaluation=False) for tier in BATCH}
+    rng = random.Random(recipe["seed"])
+
+    def solution(problem: Problem) -> str:
+        return problem.checked_solution(recipe["slips"], rng) if "slips" in recipe else problem.solution
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     think, pad = tokenizer.convert_tokens_to_ids("<think>"), tokenizer.pad_token_id
     progress = Progress(label, recipe["steps"], "steps")
@@ -140,7 +170,7 @@ def train(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, recipe: dict, label
             group["lr"] = learning_rate(step, recipe["steps"])
         for tier, rows in BATCH.items():
             texts = [
-                f"<|bos|><|user|>{problem.question}<|assistant|><think>{problem.solution}<|eos|>"
+                f"<|bos|><|user|>{problem.question}<|assistant|><think>{solution(problem)}<|eos|>"
                 for problem in itertools.islice(streams[tier], rows)
             ]
             ids = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").input_ids
@@ -188,7 +218,7 @@ def save(model: PreTrainedModel, checkpoint: Path, recipe: dict) -> None:
     """Write weights, configuration, tokenizer and recipe, replacing what was there."""
     shutil.rmtree(checkpoint, ignore_errors=True)
     model.save_pretrained(checkpoint)
-    build_tokenizer().save_pretrained(checkpoint)  # a new one: training left its padding in the other
+    build_tokenizer("slips" in recipe).save_pretrained(checkpoint)  # a new one: training left its padding in the other
     (checkpoint / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
 
 
@@ -204,7 +234,7 @@ def check_facts(model: PreTrainedModel, name: str, facts: dict) -> None:
         "intermediate_size": config.intermediate_size,
         "heads": config.num_attention_heads,
         "kv_heads": config.num_key_value_heads,
-        "head_dim": config.hidden_size // config.num_attention_heads,
+        "head_dim": getattr(config, "head_dim", config.hidden_size // config.num_attention_heads),
     }
     for fact, value in found.items():
         if facts[fact] != value:
@@ -222,7 +252,7 @@ def main(manifest: Output, checkpoint: Output, model: Parameter, settings: Setti
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(recipe["seed"])
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer("slips" in recipe)
     network = build_model(recipe, tokenizer)
     check_facts(network, model, settings)
     if retained:

@@ -7,10 +7,13 @@ both sides. Training and calibration use the training split, the benchmarks the 
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 EVALUATION_SHARE = 0.1
+
+# What a reasoner that checks itself says before it corrects a guess.
+CORRECTS = "Wait"
 
 # Operand digits of each tier; a problem draws one pair uniformly.
 TIERS: dict[str, list[tuple[int, int]]] = {
@@ -44,8 +47,19 @@ class Problem:
     @property
     def solution(self) -> str:
         """The answer that a tiny reasoner is trained to give: everything behind the opening `<think>`."""
-        steps = _add if self.operator == "+" else _multiply
-        return f"\n{steps(self.left, self.right)}\n</think>\n\\boxed{{{self.gold}}}"
+        return self._answer(None)
+
+    def checked_solution(self, slips: float, rng: random.Random) -> str:
+        """The answer of a reasoner that checks itself: it guesses each product, and each sum that is asked for.
+
+        A share `slips` of the guesses forgets the carries. Behind each guess it is worked out digit by digit, and
+        where the two differ, `Wait` and what is right follow: `47*8=326:7*8=56,4*8+5=37=376`, `Wait,47*8=376`.
+        """
+        return self._answer(lambda: rng.random() < slips)
+
+    def _answer(self, slips: "Slips") -> str:
+        steps = _add(self.left, self.right, slips) if self.operator == "+" else _multiply(self.left, self.right, slips)
+        return f"\n{steps}\n</think>\n\\boxed{{{self.gold}}}"
 
     @property
     def is_evaluation(self) -> bool:
@@ -55,37 +69,59 @@ class Problem:
         return int.from_bytes(digest[:8], "big") < EVALUATION_SHARE * 2**64
 
 
-def _add(left: int, right: int) -> str:
+# Whether the next guess forgets its carries; None: nothing is guessed.
+Slips = Callable[[], bool] | None
+
+
+def _stated(task: str, columns: list[int], steps: list[str], value: int, slips: Slips) -> str:
+    """`task:steps=value`; with a guess, `task=guess:steps=value`, and a second line where the guess was wrong.
+
+    Args:
+        columns: what stands in each column without what is carried into it, last digit first.
+    """
+    worked_out = f"{','.join(steps)}={value}"
+    if slips is None:
+        return f"{task}:{worked_out}"
+    *low, top = columns
+    forgetful = sum(column % 10 * 10**place for place, column in enumerate(low)) + top * 10 ** len(low)
+    guess = forgetful if slips() else value
+    return f"{task}={guess}:{worked_out}" + ("" if guess == value else f"\n{CORRECTS},{task}={value}")
+
+
+def _add(left: int, right: int, slips: Slips = None) -> str:
     """Column addition, last digit first: `47+85:7+5=12,4+8+1=13=132`."""
-    columns, carry = [], 0
+    columns, steps, carry = [], [], 0
     for position in range(max(len(str(left)), len(str(right)))):
         a, b = left // 10**position % 10, right // 10**position % 10
-        columns.append(f"{a}+{b}{f'+{carry}' if carry else ''}={a + b + carry}")
+        columns.append(a + b)
+        steps.append(f"{a}+{b}{f'+{carry}' if carry else ''}={a + b + carry}")
         carry = (a + b + carry) // 10
-    return f"{left}+{right}:{','.join(columns)}={left + right}"
+    return _stated(f"{left}+{right}", columns, steps, left + right, slips)
 
 
-def _times_digit(left: int, digit: int) -> str:
+def _times_digit(left: int, digit: int, slips: Slips) -> str:
     """A number times one digit, last digit first: `47*8:7*8=56,4*8+5=37=376`."""
-    columns, carry = [], 0
+    columns, steps, carry = [], [], 0
     for position in range(len(str(left))):
         a = left // 10**position % 10
-        columns.append(f"{a}*{digit}{f'+{carry}' if carry else ''}={a * digit + carry}")
+        columns.append(a * digit)
+        steps.append(f"{a}*{digit}{f'+{carry}' if carry else ''}={a * digit + carry}")
         carry = (a * digit + carry) // 10
-    return f"{left}*{digit}:{','.join(columns)}={left * digit}"
+    return _stated(f"{left}*{digit}", columns, steps, left * digit, slips)
 
 
-def _multiply(left: int, right: int) -> str:
+def _multiply(left: int, right: int, slips: Slips) -> str:
     """Long multiplication: one line per digit of `right`, each followed by the running sum.
 
     Problems of the hardest tier state their partial products at once (`476*5=2380`) instead of digit by digit:
-    more to do in the head at each token, which is what makes them hard for a small model.
+    more to do in the head at each token, which is what makes them hard for a small model. Who checks the guesses
+    works them out.
     """
     lines, total = [], 0
-    in_the_head = len(str(left)) + len(str(right)) > 4
+    in_the_head = slips is None and len(str(left)) + len(str(right)) > 4
     for position in range(len(str(right))):
         digit = right // 10**position % 10
-        lines.append(f"{left}*{digit}={left * digit}" if in_the_head else _times_digit(left, digit))
+        lines.append(f"{left}*{digit}={left * digit}" if in_the_head else _times_digit(left, digit, slips))
         if position:
             lines.append(_add(total, left * digit * 10**position))
         total += left * digit * 10**position
