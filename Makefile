@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test plan check-gpu check-compiled check-sizes faults attack real bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
+.PHONY: help demo test plan check-gpu check-compiled check-sizes check-architectures faults attack real bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
 	env check lock retrain lint format docs clean
 
 help: ## this list
@@ -38,6 +38,9 @@ check-compiled: env ## the same on the CPU, compiled by Inductor (about a quarte
 
 check-sizes: env ## a layer of each of the paper's widths through its quantizers and vLLM, on the CPU (hours)
 	@python -m tests.sizes $(MODELS)
+
+check-architectures: env ## every quantizer on a random model of each architecture that it knows, beside vLLM (half an hour)
+	@WHOLE_TABLE=1 pytest -n 0 tests/test_architectures.py -k vllm_computes
 
 faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1

@@ -1,4 +1,4 @@
-"""Which models our quantizers know, by `model_type` of config.json."""
+"""Which of our quantizers know a model, by `model_type` of config.json."""
 
 from typing import Any
 
@@ -6,10 +6,19 @@ from scripts.run.errors import UserError
 
 OTHERS = ("none", "published", "vllm")  # which change no weights here, and take what vLLM serves
 WEIGHTS = ("rtn", "gptq")  # where they round weights alone, need no more than linear layers of known names
-# The rest change norms, or round inputs, keys and values, and know where these stand in such models.
-KNOWN = ("qwen2", "qwen3", "llama")
-# Linear layers of other names than q, k, v, o, gate, up and down_proj: fused, or experts.
-OTHERWISE_NAMED = ("phi3", "glm", "glm4", "glm4_moe", "qwen3_moe", "qwen3_next", "qwen3_5", "gpt_oss", "deepseek_v3")
+EVERY = ("rtn", "gptq", "awq", "smoothquant", "quarot", "flatquant", "kvquant", "mxfp4")
+EXPERTS = ("qwen3_moe", "qwen3_next", "gpt_oss", "glm4_moe")
+KNOWN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral", "granite", "smollm3"), EVERY),
+    "phi3": ("rtn", "gptq", "awq", "smoothquant", "mxfp4"),  # queries, keys and values are made by one layer
+    "glm4": ("rtn", "gptq", "awq", "smoothquant", "mxfp4", "kvquant"),  # norms behind attention stop a rotation
+    # Norms stand elsewhere, or multiply by one more than their weights.
+    "olmo3": ("rtn", "gptq", "mxfp4"),
+    "gemma3_text": ("rtn", "gptq", "mxfp4"),
+    "qwen3_moe": ("rtn", "gptq", "kvquant"),
+}
+# Parts that no quantizer of ours knows: latent attention, or a text model within another.
+UNKNOWN = ("deepseek_v2", "deepseek_v3", "gemma3", "mistral3", "llama4", "qwen3_5", "qwen3_5_moe")
 
 
 def check_architecture(quantizer: str, settings: dict[str, Any], architecture: str) -> None:
@@ -18,15 +27,19 @@ def check_architecture(quantizer: str, settings: dict[str, Any], architecture: s
     Raises:
         UserError: says what would do; the caller adds where that stands.
     """
-    if quantizer in OTHERS or architecture in KNOWN:
+    if quantizer in OTHERS:
         return
-    if architecture in OTHERWISE_NAMED:
+    if architecture in UNKNOWN:
+        raise UserError(f"would round a {architecture} model, which no quantizer of ours knows: take published or vllm")
+    known = KNOWN.get(architecture, WEIGHTS)
+    if quantizer not in known:
+        raise UserError(f"does not know the parts of {architecture}: take {', '.join(known)}, published or vllm")
+    if architecture in EXPERTS and (settings.keys() & {"activation_bits", "packed"}):
         raise UserError(
-            f"would round a {architecture} model, whose fused layers or experts no quantizer of ours knows: take "
-            "published/NAME, or vllm/NAME"
+            f"cannot round the inputs of {architecture}'s experts, or pack them: take weights alone, published or vllm"
         )
-    if quantizer not in WEIGHTS or settings.keys() & {"activation_bits", "kv_bits"}:
+    if architecture not in KNOWN and settings.keys() & {"activation_bits", "kv_bits"}:
         raise UserError(
-            f"knows the norms and the attention of {', '.join(KNOWN)}, not of {architecture}: take "
-            f"{' or '.join(WEIGHTS)} for weights alone, or published/NAME or vllm/NAME"
+            f"rounds inputs or the cache, which was never seen to be right for {architecture}: take "
+            f"{' or '.join(WEIGHTS)} for weights alone, published or vllm"
         )

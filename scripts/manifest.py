@@ -10,7 +10,7 @@ from scripts.run.files import sha256, write_atomically
 def write_manifest(checkpoint: Path, manifest: Path, sizes: dict[str, Any] | None = None) -> None:
     """Write the digest and size of every file of the folder, sorted, without dates.
 
-    `sizes` are bits and bytes of a checkpoint that nobody here made, and which its files alone can tell
+    `sizes` are bits and bytes of a checkpoint that its files alone can tell: nobody here made it, or it has experts
     (`scripts/_formats.py`).
     """
     files = {

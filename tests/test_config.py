@@ -276,7 +276,7 @@ def test_the_default_config_is_accepted(monkeypatch: pytest.MonkeyPatch):
     path = "config/config.yaml"
     config = load(yaml.safe_load(Path(path).read_text()), [path])
     cells = config.cells("default")
-    assert len({model for model, _ in cells}) == 3
+    assert len({model for model, _ in cells}) == 4
     assert len({scheme for _, scheme in cells}) >= 8
     assert len(config.benchmarks("default")) == 3
     assert len(config.suites["arithmetic"]["seeds"]) == 3

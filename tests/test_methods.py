@@ -13,7 +13,7 @@ from scripts.fakequant.rounding import fake_quantize
 from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.quantize import awq
 from scripts.quantize._gptq import clipped_grid, gptq, inverse_cholesky
-from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
+from scripts.quantize._layers import linears, quantize_layers, sequence
 from scripts.quantize.kvquant import key_grids
 from scripts.quantize.quarot import random_signs, rotate, rotate_layer
 from scripts.quantize.rtn import quantize_weight
@@ -238,4 +238,4 @@ def test_gptq_passes_over_channels_that_are_never_used():
 
 def test_every_linear_layer_of_a_block_is_calibrated():
     layer = random_model("qwen3").model.layers[0]
-    assert sorted(linears(layer)) == sorted(name for names in SEQUENCE for name in names)
+    assert sorted(linears(layer)) == sorted(name for names in sequence(layer) for name in names)

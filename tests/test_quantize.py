@@ -96,8 +96,8 @@ def test_only_linear_layers_of_the_blocks_change(checkpoint: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "left"),
     [
-        ("model.layers.1.mlp.gate_up_proj.weight", "gate_up_proj"),
-        ("model.layers.1.mlp.experts.0.up_proj.weight", "experts.0.up_proj"),
+        ("model.layers.1.mlp.fc1.weight", "mlp.fc1"),
+        ("model.layers.1.block_sparse_moe.experts.0.w1.weight", "experts.0.w1"),
         ("model.layers.1.mlp.gate.weight", "mlp.gate.weight"),
         ("base_model.model.layers.1.mlp.up_proj.weight", "base_model.model.layers.1.mlp.up_proj"),
         ("layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj"),

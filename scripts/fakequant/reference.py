@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scripts.fakequant.rounding import fake_quantize
@@ -66,6 +67,7 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], tensors: dict[str, 
         return sdpa_attention_forward(module, *(x.transpose(1, 2) for x in rounded), *arguments, **named)
 
     ALL_ATTENTION_FUNCTIONS.register(METHOD, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(METHOD, sdpa_mask)  # else there is no mask, and no window
     model.config._attn_implementation = METHOD
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from scripts.architectures import EXPERTS
 from scripts.models._weights import DTYPES, dtype_of, read_json
+from scripts.quantize._names import OF_A_BLOCK
 from scripts.run.errors import UserError
 
 Read = Callable[[str, int, int], bytes]  # a file's name, its first byte and the one behind the last → content
@@ -55,14 +57,16 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
     Raises:
         UserError: config.json leaves one out, or a header is none.
     """
-    stated = read_json(config, where)
+    whole = read_json(config, where)
+    text = whole.get("text_config")  # of a model that sees pictures, too
+    stated = whole | (text if isinstance(text, dict) else {})
     for name in STATED:
         if name not in stated:
             raise UserError(f"{where}: config.json does not say {name}, which the pipeline plans with: add it")
     tensors = {key: tensor for name in weights for key, tensor in header(name, read, where).items()}
     once = stated.get("tie_word_embeddings") and "lm_head.weight"  # some store it all the same
     return {
-        "architecture": str(stated.get("model_type", "none")),
+        "architecture": str(whole.get("model_type", "none")),
         "dtype": dtype_of(stated),
         "context_length": stated["max_position_embeddings"],
         "parameters": sum(math.prod(tensor.shape) for key, tensor in tensors.items() if key != once),
@@ -73,7 +77,19 @@ def facts_of(config: Path, weights: Iterable[str], read: Read, where: object) ->
         "kv_heads": stated["num_key_value_heads"],
         "head_dim": stated.get("head_dim") or stated["hidden_size"] // stated["num_attention_heads"],
         "key_bias": _key_bias(tensors, read, where),
-    }
+    } | _of_experts(stated, tensors)
+
+
+def _of_experts(stated: dict, tensors: dict[str, Stored]) -> dict[str, object]:
+    """What the sizes of attention and of one MLP do not tell of a model with experts; nothing of other models."""
+    if stated.get("model_type") not in EXPERTS:
+        return {}
+    linear = [
+        math.prod(tensor.shape) for key, tensor in tensors.items()
+        if OF_A_BLOCK.fullmatch(key) and len(tensor.shape) > 1 and not key.endswith("bias")
+    ]  # fmt: skip
+    size = stated.get("moe_intermediate_size", stated["intermediate_size"])
+    return {"linear_parameters": sum(linear), "moe_intermediate_size": size}
 
 
 def sampling_of(generation: Path, where: object) -> dict[str, object]:

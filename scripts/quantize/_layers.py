@@ -15,16 +15,14 @@ from scripts.quantize._store import Tensors, kept
 from scripts.run.errors import UserError
 from scripts.run.progress import Progress
 
-# Linear layers that see one input, in the order in which a layer runs them.
-SEQUENCE = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+# Linear layers that see one input, in the order in which a layer runs them; some models fuse them.
+SEQUENCE = (
+    ("q_proj", "k_proj", "v_proj", "qkv_proj"), ("o_proj",), ("gate_proj", "up_proj", "gate_up_proj"), ("down_proj",)
+)  # fmt: skip
 TOO_LARGE = "the inputs of {} are too large to be squared"
 
 # A call of a module: its arguments, its keyword arguments, and the tensor that it gave.
 Call = tuple[tuple, dict[str, Any], torch.Tensor]
-
-
-class _FirstLayerReachedError(Exception):
-    pass
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -39,6 +37,34 @@ def moved(value: Any, device: torch.device) -> Any:
 def linears(layer: nn.Module) -> dict[str, nn.Linear]:
     """The layer's linear modules by the last part of their names."""
     return {name.rsplit(".", 1)[-1]: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
+
+
+def sequence(layer: nn.Module) -> list[tuple[str, ...]]:
+    """`SEQUENCE`, as this layer has it."""
+    return [tuple(name for name in names if name in linears(layer)) for names in SEQUENCE]
+
+
+@torch.no_grad()
+def layer_calls(model: PreTrainedModel, ids: list[int]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """What the decoder layers are called with on a sequence: the first one's input, and the keywords of each.
+
+    Nothing is computed but these. Layers of different kinds get different ones, such as the mask of a window.
+    """
+    calls: list[tuple[torch.Tensor, dict[str, Any]]] = []
+
+    def record(hidden: torch.Tensor, **keywords: Any) -> torch.Tensor:
+        calls.append((hidden, keywords))
+        return hidden
+
+    layers = list(model.model.layers)
+    for layer in layers:
+        layer.forward = record
+    try:
+        model.model(input_ids=torch.tensor([ids]), use_cache=False)
+    finally:
+        for layer in layers:
+            del layer.forward
+    return calls[0][0], [keywords for _, keywords in calls]
 
 
 class Run:
@@ -77,27 +103,13 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
     after it changed the layer.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs: list[torch.Tensor] = []
-    named: list[dict[str, Any]] = []
-    layers = model.model.layers
-
-    def catch(_: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
-        inputs.append(arguments[0])
-        named.append(keywords)
-        raise _FirstLayerReachedError
-
-    handle = layers[0].register_forward_pre_hook(catch, with_kwargs=True)
-    for ids in sequences:
-        try:
-            model(input_ids=torch.tensor([ids]), use_cache=False)
-        except _FirstLayerReachedError:
-            continue
-    handle.remove()
+    layers, calls = model.model.layers, [layer_calls(model, ids) for ids in sequences]
+    inputs = [first for first, _ in calls]
 
     progress = Progress(label, len(layers), "layers")
     progress.print()
     for index, layer in enumerate(layers):
-        run = Run(layer.to(device), inputs, named, f"{label}: layer {index}")
+        run = Run(layer.to(device), inputs, [named[index] for _, named in calls], f"{label}: layer {index}")
         yield layer, run
         run.once()
         inputs = run.outputs
@@ -107,11 +119,14 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
 
 
 def fold(before: nn.Module, scaled: list[nn.Linear], scale: torch.Tensor) -> None:
-    """Move the scale's inverse into the norm or linear layer before, and the scale into those that follow."""
-    weight = before.weight.data.float()
-    before.weight.data = (weight / (scale if weight.dim() == 1 else scale[:, None])).to(before.weight.dtype)
-    if getattr(before, "bias", None) is not None:
-        before.bias.data = (before.bias.data.float() / scale).to(before.bias.dtype)
+    """Move the scale's inverse into the norm or linear layer before, and the scale into those that follow.
+
+    Of a linear layer that makes more than what follows (a gate, too) the scale concerns the last outputs.
+    """
+    for parameter in (before.weight, getattr(before, "bias", None)):
+        if parameter is not None:
+            rows = parameter.data[-len(scale) :]
+            rows.copy_(rows.float() / (scale if rows.dim() == 1 else scale[:, None]))
     for linear in scaled:
         linear.weight.data = (linear.weight.data.float() * scale).to(linear.weight.dtype)
 
@@ -176,7 +191,7 @@ def quantize_layers(model: PreTrainedModel, sequences: list[list[int]], bits: in
 def _quantize_layer(layer: nn.Module, run: Run, bits: int, row_groups: int) -> Tensors:
     """Quantize a layer in place, on its own inputs: what all its parameters are then."""
     modules = linears(layer)
-    for names in SEQUENCE:
+    for names in sequence(layer):
         first = modules[names[0]]
         hessian = torch.zeros(first.in_features, first.in_features, device=first.weight.device)
         with inputs_of(first, lambda x, hessian=hessian: hessian.addmm_(x.float().T, x.float())):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._names import LINEAR_WEIGHT
+from scripts.quantize._names import LINEAR_WEIGHT, each_matrix
 from scripts.quantize._parameters import as_stored
 from scripts.quantize._store import part
 from scripts.run.files import write_atomically
@@ -21,8 +21,9 @@ SHARD_SIZE = "5GB"  # as most models are published: what works shard by shard ho
 def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
     """A copy of the checkpoint in which `change(name, weight)` replaces each decoder linear weight.
 
-    `weight` is `(out_features, in_features)` in the checkpoint's dtype; the result is stored in that dtype. One
-    shard is in memory at a time; all other files, and shards without such weights, are hard links.
+    `weight` is `(out_features, in_features)` in the checkpoint's dtype; the result is stored in that dtype. Of experts
+    that are stored together each has its turn (`each_matrix`). One shard is in memory at a time; all other files, and
+    shards without such weights, are hard links.
     """
     link_checkpoint(source, target)
     for shard in sorted(target.glob("*.safetensors")):
@@ -33,18 +34,24 @@ def rewrite_linears(source: Path, target: Path, change: Callable[[str, torch.Ten
             tensors = {name: stored.get_tensor(name) for name in names}
         for name, tensor in tensors.items():
             if LINEAR_WEIGHT.fullmatch(name):
-                tensors[name] = as_stored(change(name, tensor), tensor.dtype).contiguous()
+                changed = [as_stored(change(*matrix), tensor.dtype) for matrix in each_matrix(name, tensor)]
+                tensors[name] = (changed[0] if tensor.dim() == 2 else torch.stack(changed).mT).contiguous()
         write_atomically(shard, lambda path, tensors=tensors, metadata=metadata: save_file(tensors, path, metadata))
 
 
 def of_layers(what: str) -> Callable[[str], torch.Tensor]:
-    """Reads what the parts `layer{index}` (_store.py) hold of a linear weight, by its name: `weight` or `scale`."""
+    """Reads what the parts `layer{index}` (_store.py) hold of a linear weight, by its name: `weight` or `scale`.
+
+    Of one that fuses others the parts may hold these, which follow each other in it.
+    """
     whole = functools.cache(part)  # the digest of a layer's file is checked once
 
     def read(name: str) -> torch.Tensor:
         index, path = LINEAR_WEIGHT.fullmatch(name).groups()
         with safe_open(whole(f"layer{index}"), framework="pt") as tensors:
-            return tensors.get_tensor(f"{path}.{what}")
+            alone = f"{path}.{what}" in tensors.keys()  # noqa: SIM118 - no dictionary
+            names = [path] if alone else [path.replace("gate_up_proj", name) for name in ("gate_proj", "up_proj")]
+            return torch.cat([tensors.get_tensor(f"{name}.{what}") for name in names])
 
     return read
 

@@ -6,6 +6,8 @@ out as it was, one that was passed over may not. In memory at once is one tensor
 read only where they should have been rounded.
 """
 
+import json
+import math
 import shutil
 from collections.abc import Callable, Set
 from contextlib import ExitStack
@@ -18,14 +20,16 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from scripts.architectures import EXPERTS
 from scripts.fakequant.rounding import grouped
 from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.manifest import write_manifest
-from scripts.quantize._names import OF_A_BLOCK
+from scripts.quantize._names import LEFT, LINEAR_WEIGHT, OF_A_BLOCK, each_matrix, last_part
 from scripts.quantize._store import forget_parts
 from scripts.run.errors import UserError
 
 ROWS = 64  # of a weight whose grid is looked at, evenly apart: all would have to be sorted
+SCALE_BITS = 16  # of a group's scale, as scripts/report/efficiency.py counts it
 SLACK = 0.01  # share of a step: the grid is multiplied and added in float32
 
 
@@ -42,6 +46,10 @@ class Grid:
     steps: int
     group_size: int = -1
     row_groups: int = 1
+
+    @property
+    def bits(self) -> float:
+        return math.log2(self.steps + 1)
 
 
 def uniform(settings: dict[str, Any]) -> Grid:
@@ -78,7 +86,32 @@ def finish(
         shutil.rmtree(checkpoint)
         forget_parts()
         raise
-    write_manifest(checkpoint, manifest)
+    write_manifest(checkpoint, manifest, sizes_with_experts(checkpoint, grid) if grid else None)
+
+
+def sizes_with_experts(checkpoint: Path, grid: Grid) -> dict[str, float] | None:
+    """Bits and bytes of a model with experts, of which some stays in full precision; None where there are none.
+
+    Of other models scripts/report/efficiency.py works them out in the same way, before there is a checkpoint.
+    """
+    if json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"] not in EXPERTS:
+        return None
+    weights = stored = others = 0.0
+    with ExitStack() as stack:
+        for name, (_, tensors) in _opened(checkpoint, stack).items():
+            part = tensors.get_slice(name)
+            shape, full = part.get_shape(), int(part.get_dtype().lstrip("BF"))
+            count = math.prod(shape)
+            if LINEAR_WEIGHT.fullmatch(name):
+                inputs = shape[1]  # of a layer, and of experts that are stored together
+                size = _group_size(name, inputs, grid)
+                groups = count // inputs * (1 if size == -1 else inputs // size)
+                weights, stored = weights + count, stored + count * grid.bits + groups * SCALE_BITS
+            elif LEFT.fullmatch(name):
+                weights, stored = weights + count, stored + count * full
+            else:
+                others += count * full
+    return {"weight_bits": stored / weights, "weight_bytes": round((stored + others) / 8)}
 
 
 def check_written(model: Path, checkpoint: Path, grid: Grid | None, fused: Set[str]) -> None:
@@ -87,13 +120,11 @@ def check_written(model: Path, checkpoint: Path, grid: Grid | None, fused: Set[s
     Raises:
         UserError: names the checkpoint, whose path holds its quantizer, and the tensor.
     """
-    described = _described(checkpoint)
-    shapes = {name: list(parameter.shape) for name, parameter in described.named_parameters()}
-    linears = {f"{name}.weight" for name, module in described.named_modules() if _is_rounded(name, module)}
-    if grid and not linears:
-        raise UserError(f"{checkpoint}: transformers knows no linear layer of its blocks: nothing would be rounded")
     with ExitStack() as stack:
         before, after = (_opened(folder, stack) for folder in (model, checkpoint))
+        shapes, linears = _described(checkpoint, after.keys())
+        if grid and not linears:
+            raise UserError(f"{checkpoint}: transformers knows no linear layer of its blocks: nothing would be rounded")
         if lost := sorted(shapes.keys() - after.keys()):
             raise UserError(f"{checkpoint}: {lost[0]} is not written, which the model has: mend the quantizer")
         if new := sorted(after.keys() - shapes.keys() - before.keys()):
@@ -107,7 +138,10 @@ def check_written(model: Path, checkpoint: Path, grid: Grid | None, fused: Set[s
             visited = rounded or ".".join(name.split(".")[-2:]) in fused
             if fault := _fault(tensor, origin, visited, shapes.get(name, list(tensor.shape))):
                 raise UserError(f"{checkpoint}: {name} {fault}: mend the quantizer")
-            if rounded and not lies_on_grid(tensor, _group_size(name, tensor, grid), grid.steps):
+            if rounded and not all(
+                lies_on_grid(matrix, _group_size(each, matrix.shape[1], grid), grid.steps)
+                for each, matrix in each_matrix(name, tensor)
+            ):
                 raise UserError(
                     f"{checkpoint}: {name} does not lie on the scheme's grid: it was passed over, or changed after it "
                     "was rounded; mend the quantizer"
@@ -143,14 +177,29 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
-def _described(checkpoint: Path) -> nn.Module:
-    """The model that the checkpoint's own config.json describes, without weights."""
+def _described(checkpoint: Path, stored: Set[str]) -> tuple[dict[str, list[int]], set[str]]:
+    """What the checkpoint's own config.json describes: the shape of each tensor, and which are to be rounded."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
+    linears = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    shapes = {}
+    for name, parameter in model.named_parameters():
+        together = parameter.dim() == 3 and ".experts." in name
+        alone = _experts(name, list(parameter.shape)) if together and name not in stored else {}
+        shapes |= alone or {name: list(parameter.shape)}
+        linears |= alone.keys() or {name} if together else set()
+    return shapes, {name for name in linears if OF_A_BLOCK.fullmatch(name) and not LEFT.fullmatch(name)}
 
 
-def _is_rounded(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and OF_A_BLOCK.fullmatch(name) is not None
+def _experts(name: str, shape: list[int]) -> dict[str, list[int]]:
+    """The shapes of experts that transformers keeps in one tensor and files have one by one, gate and up as well."""
+    experts, leaf = name.rsplit(".", 1)
+    leaves = ("gate_proj", "up_proj") if leaf == "gate_up_proj" else (leaf,)
+    return {
+        f"{experts}.{index}.{one}.weight": [shape[1] // len(leaves), shape[2]]
+        for index in range(shape[0])
+        for one in leaves
+    }
 
 
 def _opened(folder: Path, stack: ExitStack) -> dict[str, tuple[Path, Any]]:
@@ -175,7 +224,7 @@ def _fault(tensor: torch.Tensor, origin: torch.Tensor | None, visited: bool, sha
     return None
 
 
-def _group_size(name: str, weight: torch.Tensor, grid: Grid) -> int:
-    if grid.group_size == -1 and name.split(".")[-2] in ROW_PARALLEL:
-        return weight.shape[1] // grid.row_groups
+def _group_size(name: str, inputs: int, grid: Grid) -> int:
+    if grid.group_size == -1 and last_part(name) in ROW_PARALLEL:
+        return inputs // grid.row_groups
     return grid.group_size

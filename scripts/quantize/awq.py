@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.quantize._chunks import row_chunks
 from scripts.quantize._layers import (
-    SEQUENCE,
     TOO_LARGE,
     Call,
     Run,
@@ -31,6 +30,7 @@ from scripts.quantize._layers import (
     inputs_of,
     linears,
     output_error,
+    sequence,
 )
 from scripts.quantize._packed import packing
 from scripts.quantize._parameters import as_stored, not_finite, put
@@ -43,7 +43,7 @@ from scripts.table import read_rows
 RATIOS = 20  # exponents 0, 1/20, …, 19/20 of the mean magnitude
 SAMPLE, FINALISTS = 16, 3  # every ratio is measured on each 16th sequence, the best three on all
 GRID, SHRINK, TOKENS = 20, 0.5, 512  # clip search: steps, smallest share of the range, tokens at the least
-NOT_CLIPPED = ("q_proj", "k_proj")  # the product of queries and keys is too sensitive (the authors' code)
+NOT_CLIPPED = ("q_proj", "k_proj", "qkv_proj")  # the product of queries and keys is too sensitive (the authors' code)
 # What scales are folded into, beside the weights that are rounded.
 FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.bias", "up_proj.bias"}
 
@@ -151,13 +151,15 @@ class Seen:
 
 def searches(layer: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, tuple[str, ...]]]:
     """What is scaled together: the module whose output counts, the norm or layer before, the layers that follow it."""
-    attention, output, feed, down = SEQUENCE
+    attention, output, feed, down = sequence(layer)
     modules = linears(layer)
+    values, made = modules[attention[-1]], modules[feed[-1]]  # the last outputs of both are what follows sees
     yield layer.self_attn, layer.input_layernorm, attention
-    if modules["v_proj"].weight.shape == modules["o_proj"].weight.shape:  # else several heads share a value
-        yield modules["o_proj"], modules["v_proj"], output
+    heads = layer.self_attn.config
+    if heads.num_attention_heads == heads.num_key_value_heads:  # else several heads share a value
+        yield modules["o_proj"], values, output
     yield layer.mlp, layer.post_attention_layernorm, feed
-    yield modules["down_proj"], modules["up_proj"], down
+    yield modules["down_proj"], made, down
 
 
 @torch.no_grad()
@@ -177,16 +179,16 @@ def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size
     Raises:
         UserError: names the linear layer whose inputs, scaled, cannot be squared: no clip could be searched.
     """
-    modules, groups = linears(layer), list(searches(layer))
-    seen = {names: Seen(every) for names in SEQUENCE}
+    modules, groups, inputs = linears(layer), list(searches(layer)), sequence(layer)
+    seen = {names: Seen(every) for names in inputs}
     calls: list[list[Call]] = [[] for _ in groups]
     with ExitStack() as stack:
-        for names in SEQUENCE:
+        for names in inputs:
             stack.enter_context(inputs_of(modules[names[0]], seen[names].see))
         for (module, *_), made in zip(groups, calls, strict=True):
             stack.enter_context(calls_of(module, made))
         run()
-    tokens = {names: torch.cat(seen[names].tokens).float() for names in SEQUENCE}
+    tokens = {names: torch.cat(seen[names].tokens).float() for names in inputs}
     for (module, before, names), made in zip(groups, calls, strict=True):
         scaled = [modules[name] for name in names]
         scale = search_scale(module, made, scaled, seen[names].magnitude, bits, group_size)

@@ -12,19 +12,22 @@ import functools
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
-from scripts.quantize._layers import TOO_LARGE, inputs_of, linears
+from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
+from scripts.quantize._layers import TOO_LARGE, inputs_of, layer_calls, linears, moved
+from scripts.quantize._names import LINEAR_WEIGHT
 from scripts.quantize._packed import multiples, packing, product_error
 from scripts.quantize._parameters import not_finite, put
 from scripts.quantize._rewrite import of_layers, rewrite_linears
 from scripts.quantize._store import Tensors, keep, part, stored
 from scripts.quantize._written import finish, uniform
+from scripts.run.errors import UserError
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
 from scripts.table import read_rows
 
@@ -41,14 +44,17 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 class Keeper:
     """What the library calls: keeps each layer's rounded weights, and the scales of their groups.
 
+    An expert that no token of the calibration data reached is rounded to nearest, which is told.
+
     Raises:
         UserError: a layer gives NaN or infinite values, or gets what cannot be squared, by which the library would go
             on quantizing.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network, self.weights, self.damaged = network, Tensors(), None
-        self.squares, self.looking = 0.0, contextlib.ExitStack()
+    def __init__(self, network: nn.Module, bits: int, group_size: int) -> None:
+        self.network, self.bits, self.group_size = network, bits, group_size
+        self.weights, self.damaged = Tensors(), None
+        self.squares, self.looking = dict[str, float](), contextlib.ExitStack()
         for index, layer in enumerate(network.model.layers):
             layer.register_forward_hook(functools.partial(self.look, index))
 
@@ -58,19 +64,23 @@ class Keeper:
 
     def subset_event(self, *, stage: str, layer_idx: int, module_names: list[str], **_: object) -> None:
         if stage == "forward_start":  # its own modules are in place, and see one input
-            self.squares = 0.0
-            first = self.network.get_submodule(f"model.layers.{layer_idx}.{module_names[0]}")
-            self.looking.enter_context(inputs_of(first, self.add_squares))
+            self.squares.clear()
+            for name in module_names:
+                module = self.network.get_submodule(f"model.layers.{layer_idx}.{name}")
+                self.looking.enter_context(inputs_of(module, functools.partial(self.add_squares, name)))
         elif stage == "forward_end":
             self.looking.close()
-            if not self.squares <= torch.finfo(torch.float32).max:  # or not a number
-                raise not_finite(f"layer {layer_idx}: {TOO_LARGE.format(module_names[0].rsplit('.', 1)[-1])}")
+            for name, squares in self.squares.items():
+                if not squares <= torch.finfo(torch.float32).max:  # or not a number
+                    raise not_finite(f"layer {layer_idx}: {TOO_LARGE.format(name.rsplit('.', 1)[-1])}")
         elif stage == "quant_complete":  # the library packs them next
             for name in module_names:
                 self.weights[name] = self.network.get_submodule(f"model.layers.{layer_idx}.{name}").weight.data
 
-    def add_squares(self, x: torch.Tensor) -> None:
-        self.squares += len(x) * max(abs(end.item()) for end in x.aminmax()) ** 2  # no channel's sum is larger
+    def add_squares(self, name: str, x: torch.Tensor) -> None:
+        if len(x):  # an expert may see none of a batch; no channel's sum is larger
+            largest = max(abs(end.item()) for end in x.aminmax())
+            self.squares[name] = self.squares.get(name, 0.0) + len(x) * largest**2
 
     def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:
         if self.damaged is not None or not all(weight.isfinite().all() for weight in self.weights.values()):
@@ -81,8 +91,34 @@ class Keeper:
         for name, weight in self.weights.items():
             packed = self.network.get_submodule(f"model.layers.{layer_idx}.{name}")
             tensors[f"{name}.scale"] = scales(weight.cpu(), packed.scales.T)
-        keep(f"layer{layer_idx}", tensors)
+        keep(f"layer{layer_idx}", tensors | self.unseen(layer_idx))
         self.weights = Tensors()
+
+    def unseen(self, layer_idx: int) -> Tensors:
+        """Weights and scales of the layer's experts that saw no token, and that the library passes over therefore.
+
+        Raises:
+            UserError: it passed over something else.
+        """
+        tensors, names = Tensors(), []
+        for name, module in self.network.get_submodule(f"model.layers.{layer_idx}").named_modules():
+            known = LINEAR_WEIGHT.fullmatch(f"model.layers.{layer_idx}.{name}.weight")
+            if not known or name in self.weights or not isinstance(module, nn.Linear):
+                continue
+            if ".experts." not in name:
+                raise UserError(f"layer {layer_idx}: GPTQModel passed over {name}: take rtn for this model")
+            groups = grouped(module.weight.data.float(), self.group_size)
+            scale, zero = asymmetric_grid(groups, self.bits)
+            tensors[f"{name}.weight"] = fake_quantize(groups, scale, zero, self.bits).flatten(1).to(module.weight.dtype)
+            tensors[f"{name}.scale"] = scale[..., 0]
+            names.append(name)
+        if names:
+            print(
+                f"gptq: layer {layer_idx}: no calibration token reached {len(names)} matrices of experts "
+                f"({names[0]}, …): rounded to nearest; calibrate on more data",
+                flush=True,
+            )
+        return tensors
 
 
 def scales(weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
@@ -132,6 +168,33 @@ def flush(layer: nn.Module) -> None:
             linear.weight.data = linear.weight.data.masked_fill(tiny, 0)
 
 
+def call_as_the_model_does(network: nn.Module, sequences: list[list[int]]) -> None:
+    """Give each layer its own mask and positions: the library gives all of them those of the first.
+
+    That is right where all layers are of one kind, and only these are left as they are.
+
+    Raises:
+        UserError: the sequences are not of one length, so that one mask would not do for all.
+    """
+    if len(set(getattr(network.config, "layer_types", None) or ())) < 2:
+        return
+    if len(set(map(len, sequences))) > 1:
+        raise UserError(
+            "this model's layers attend in different ways, for which GPTQ needs calibration sequences of one length: "
+            "give the corpus's text more tokens than one sequence holds, or take rtn"
+        )
+    _, named = layer_calls(network, sequences[0])
+
+    def own(
+        keywords: dict[str, Any], module: nn.Module, arguments: tuple, given: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        x = arguments[0] if arguments else given["hidden_states"]
+        return (x,), moved(keywords, x.device)
+
+    for layer, keywords in zip(network.model.layers, named, strict=True):
+        layer.register_forward_pre_hook(functools.partial(own, keywords), with_kwargs=True)
+
+
 def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQModel":
     """GPTQ on all decoder linear layers, calibrated on sequences of token ids; keeps a part of each layer.
 
@@ -170,7 +233,8 @@ def quantize(model: Path, sequences: list[list[int]], settings: dict) -> "BaseQM
         for index, layer in enumerate(engine.model.model.layers):
             if index not in finished:
                 flush(layer)
-    engine.subset_callback = engine.layer_callback = Keeper(engine.model)
+    call_as_the_model_does(engine.model, sequences)
+    engine.subset_callback = engine.layer_callback = Keeper(engine.model, settings.bits, settings.group_size)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
     # It leaves a log of its own in the working folder; what it says is in our log too.
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):

@@ -15,7 +15,7 @@ from scripts.fakequant.hadamard import Factors, hadamard_factors, hadamard_trans
 from scripts.fakequant.reference import attach
 from scripts.fakequant.settings import write_settings
 from scripts.quantize._chunks import row_chunks
-from scripts.quantize._layers import SEQUENCE, linears, quantize_layers
+from scripts.quantize._layers import linears, quantize_layers, sequence
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import stored
@@ -87,9 +87,9 @@ def rotate(model: PreTrainedModel, seed: int, row_groups: int) -> None:
 @torch.no_grad()
 def rotate_layer(layer: nn.Module, signs: torch.Tensor, row_groups: int) -> None:
     """Rotate one decoder layer in place, on the default device."""
-    modules = linears(layer)
+    modules, (attention, _, feed, _) = linears(layer), sequence(layer)
     residual, head = hadamard_factors(len(signs)), hadamard_factors(layer.self_attn.head_dim)
-    for norm, names in (("input_layernorm", SEQUENCE[0]), ("post_attention_layernorm", SEQUENCE[2])):
+    for norm, names in (("input_layernorm", attention), ("post_attention_layernorm", feed)):
         following = [modules[name] for name in names]
         fuse_norm(getattr(layer, norm), following)
         for linear in following:

@@ -12,6 +12,7 @@ import torch
 from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.fakequant.settings import ROW_PARALLEL, write_settings
 from scripts.quantize._link import link_checkpoint
+from scripts.quantize._names import last_part
 from scripts.quantize._rewrite import rewrite_linears
 from scripts.quantize._store import stored
 from scripts.quantize._written import finish, uniform
@@ -42,7 +43,7 @@ def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
         group_size = settings["group_size"]
-        if group_size == -1 and name.split(".")[-2] in ROW_PARALLEL:
+        if group_size == -1 and last_part(name) in ROW_PARALLEL:
             group_size = weight.shape[1] // settings.get("row_groups", 1)
         return quantize_weight(weight, settings["bits"], group_size)
 

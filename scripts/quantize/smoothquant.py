@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import write_settings
-from scripts.quantize._layers import Run, each_layer, fold, inputs_of, linears, quantize_layers
+from scripts.quantize._layers import Run, each_layer, fold, inputs_of, linears, quantize_layers, sequence
 from scripts.quantize._rewrite import save_model
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.quantize._written import finish, uniform
@@ -39,9 +39,9 @@ def smoothing(inputs: torch.Tensor, weights: torch.Tensor, alpha: float) -> torc
 
 def norms(layer: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Linear]]]:
     """The layer's norms, each with the linear layers that see what it gives."""
-    modules = linears(layer)
-    yield layer.input_layernorm, [modules[name] for name in ("q_proj", "k_proj", "v_proj")]
-    yield layer.post_attention_layernorm, [modules[name] for name in ("gate_proj", "up_proj")]
+    modules, (attention, _, feed, _) = linears(layer), sequence(layer)
+    yield layer.input_layernorm, [modules[name] for name in attention]
+    yield layer.post_attention_layernorm, [modules[name] for name in feed]
 
 
 def smooth(model: PreTrainedModel, sequences: list[list[int]], alpha: float, label: str) -> None:

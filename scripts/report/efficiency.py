@@ -71,8 +71,9 @@ def weight_size(facts: dict, scheme: dict, mx: bool) -> tuple[float, int]:
             groups = per_channel if size == -1 else inputs // size
         scales = outputs * groups * (MX_BITS if mx else SCALE_BITS) if "bits" in scheme else 0
         stored += inputs * outputs * scheme.get("bits", full) + scales
-    others = facts["parameters"] - facts["layers"] * weights
-    return stored / weights, round((facts["layers"] * stored + others * full) / 8)
+    linear = facts.get("linear_parameters", facts["layers"] * weights)
+    others = facts["parameters"] - linear
+    return stored / weights, round((linear * stored / weights + others * full) / 8)
 
 
 def kv_size(facts: dict, scheme: dict, mx: bool) -> float:

@@ -19,6 +19,8 @@ def check_geometry(scheme: str, settings: dict, facts: dict) -> None:
     check_architecture(quantizer, settings, facts["architecture"])
     widths = {"hidden_size": facts["hidden_size"], "intermediate_size": facts["intermediate_size"]}
     widths |= {"heads × head_dim": facts["heads"] * facts["head_dim"]}
+    if "moe_intermediate_size" in facts:
+        widths["moe_intermediate_size"] = facts["moe_intermediate_size"]
     row_groups = settings.get("row_groups", 1)
     for key in ("group_size", "row_groups"):
         size = settings.get(key, -1)
