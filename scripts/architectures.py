@@ -6,10 +6,9 @@ from scripts.run.errors import UserError
 
 OTHERS = ("none", "published", "vllm")  # which change no weights here, and take what vLLM serves
 WEIGHTS = ("rtn", "gptq")  # where they round weights alone, need no more than linear layers of known names
-EVERY = ("rtn", "gptq", "awq", "smoothquant", "quarot", "flatquant", "kvquant", "mxfp4")
+PLAIN = ("qwen2", "qwen3", "llama", "mistral", "granite", "smollm3")  # which every quantizer knows
 EXPERTS = ("qwen3_moe", "qwen3_next", "gpt_oss", "glm4_moe")
-KNOWN: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral", "granite", "smollm3"), EVERY),
+KNOWN: dict[str, tuple[str, ...]] = {  # others, and the quantizers that know them
     "phi3": ("rtn", "gptq", "awq", "smoothquant", "mxfp4"),  # queries, keys and values are made by one layer
     "glm4": ("rtn", "gptq", "awq", "smoothquant", "mxfp4", "kvquant"),  # norms behind attention stop a rotation
     # Norms stand elsewhere, or multiply by one more than their weights.
@@ -27,7 +26,7 @@ def check_architecture(quantizer: str, settings: dict[str, Any], architecture: s
     Raises:
         UserError: says what would do; the caller adds where that stands.
     """
-    if quantizer in OTHERS:
+    if quantizer in OTHERS or architecture in PLAIN:
         return
     if architecture in UNKNOWN:
         raise UserError(f"would round a {architecture} model, which no quantizer of ours knows: take published or vllm")

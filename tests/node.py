@@ -3,8 +3,9 @@
 The first thing to run on a GPU node: at most ten minutes, no download. Of a tiny reasoner and of a random model of a
 real width, one scheme of every kind in config/quantizers.yaml is quantized, and served by vLLM as the pipeline serves
 it: compiled, and on a GPU captured in CUDA graphs; where there are several GPUs, on two of them as well. The
-log-probabilities of given tokens stand beside those of the quantizer's own model in memory. Prints a table, and ends
-with status 1 if a kind of scheme that the paper's grid asks for does not work.
+log-probabilities of given tokens stand beside those of the quantizer's own model in memory, or, where vLLM rounds
+itself, of full precision. Prints a table, and ends with status 1 if a kind of scheme that the paper's grid asks for
+does not work.
 
 With `--device cpu` the same on the CPU, compiled by Inductor.
 """
@@ -38,13 +39,14 @@ from scripts.run.resources import PROCESS_MB, quantize_gb, quantize_mb
 from tests import memory, serve
 from tests.bench import size
 from tests.conftest import ROOT
-from tests.test_agreement import ALL, CALIBRATION, EVALUATION, SCHEMES, quantize, reference, save
+from tests.test_agreement import ALL, CALIBRATION, ENGINE, EVALUATION, SCHEMES, quantize, reference, save
 from tests.tiny import trained
 
 BASELINE = "model"
 TINY = "tiny-qwen-s"
 WIDE, WIDE_ON_CPU = ("r1-qwen-7b", 2), ("r1-qwen-1.5b", 1)  # a model's widths, and layers of them
 SAME = 1e-2  # log-probabilities of full precision, by two programs
+ROUNDED = 0.3  # what vLLM may round itself: noise would be nats away
 ANSWERS, TOKENS = size((64, 64), (4, 4))  # for the speed: answers at once, and tokens of each
 LIMIT_SECONDS = 600  # of one process
 MARK = "node: "  # begins a line that a part prints for this program
@@ -54,6 +56,8 @@ NUMBERS = ("bits", "activation_bits", "kv_bits")
 
 def kind(scheme: str) -> tuple:
     """What makes a quantizer or the plugin do something else: not how many bits, nor groups, nor calibration texts."""
+    if scheme in ENGINE:
+        return (scheme,)
     settings = ALL[scheme]
     flags = [(key, settings[key]) for key in ("packed", "before_bias") if key in settings]
     return scheme.split("/", maxsplit=1)[0], *(key for key in NUMBERS if key in settings), *flags
@@ -62,10 +66,11 @@ def kind(scheme: str) -> tuple:
 def one_of_each(names: Iterable[str], facts: dict[str, Any]) -> list[str]:
     """Of every kind of scheme the one with the fewest bits, of those that fit the model."""
     found: dict[tuple, str] = {}
-    for scheme in sorted(names, key=lambda name: [ALL[name].get(key, 0) for key in NUMBERS], reverse=True):
+    known = ALL | ENGINE
+    for scheme in sorted(names, key=lambda name: [known[name].get(key, 0) for key in NUMBERS], reverse=True):
         if scheme != "none/full":
             with contextlib.suppress(UserError):
-                check_geometry(scheme, ALL[scheme], facts)
+                check_geometry(scheme, known[scheme], facts)
                 found[kind(scheme)] = scheme
     return sorted(found.values())
 
@@ -90,13 +95,14 @@ def random_model(facts: dict[str, Any], layers: int) -> PreTrainedModel:
 def make(folder: Path, scheme: str) -> dict[str, Any]:
     """Quantize; peak memory beside what scripts/run/resources.py would ask for, in GB: a GPU's, or else the host's."""
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    corpus = {"sequences": len(CALIBRATION), "length": max(map(len, CALIBRATION))} if "corpus" in ALL[scheme] else None
+    settings = (ALL | ENGINE)[scheme]
+    corpus = {"sequences": len(CALIBRATION), "length": max(map(len, CALIBRATION))} if "corpus" in settings else None
     peak: list[int] = []
     started = time.monotonic()
     with memory.watched(peak):
         quantize(folder, scheme)
     found: dict[str, Any] = {"seconds": time.monotonic() - started, "peak": peak[0] / 1e9}
-    needs = facts, scheme.split("/", maxsplit=1)[0], ALL[scheme], corpus
+    needs = facts, scheme.split("/", maxsplit=1)[0], settings, corpus
     found["asked"] = (quantize_mb(*needs) - PROCESS_MB) / 1e3
     if torch.cuda.is_available() and corpus:
         found |= {"peak": torch.cuda.max_memory_allocated() / 1e9, "asked": sum(quantize_gb(*needs))}
@@ -174,11 +180,13 @@ def verdict(row: dict[str, Any]) -> str:
     """What is served must be nearer to what the quantizer meant than half of the way from there to full precision.
 
     In bfloat16 it may be as far away as the quantizer's model in bfloat16 is, and half as much: rounding to few bits
-    multiplies what the dtype rounds before it.
+    multiplies what the dtype rounds before it. What vLLM rounds itself must be near to full precision, and not be it.
     """
     for word in ("refused", "failed"):
         if word in row:
             return f"{word}: {row[word]}"
+    if row.get("engine"):
+        return "works" if 0 < row["differs"] <= ROUNDED else "differs"
     return (
         "works"
         if row["differs"] <= max(SAME if not row["effect"] else row["effect"] / 2, 1.5 * row["noise"])
@@ -198,7 +206,10 @@ def check(
     whole = [BASELINE, *(name for name in names if "seconds" in rows[name, 1])]
 
     def meant(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        return {name: reference(folder / name, rounded=not is_packed(folder / name), dtype=dtype) for name in whole}
+        return {
+            name: reference(folder / name, rounded=not is_packed(folder / name) and name not in ENGINE, dtype=dtype)
+            for name in whole
+        }
 
     expected, as_exact = meant(torch.float32), meant(getattr(torch, facts["dtype"]))
     for count in range(1, ranks + 1):
@@ -208,6 +219,7 @@ def check(
                 row["differs"] = (found - expected[name]).abs().mean().item()
                 row["noise"] = (as_exact[name] - expected[name]).abs().mean().item()
                 row["effect"] = (expected[name] - expected[BASELINE]).abs().mean().item()
+                row["engine"] = name in ENGINE
             rows[name, count] = rows.get((name, count), {}) | row
     shutil.rmtree(folder)
     return rows
@@ -255,7 +267,7 @@ def main() -> None:
     models = {TINY: lambda: trained(TINY), wide: lambda: random_model(facts[wide], layers)}
     logs = Path(tempfile.mkdtemp(prefix="check-"))
     for name in size(list(models), [TINY]):
-        names = size(one_of_each(SCHEMES, facts[name]), SMALLEST)
+        names = size(one_of_each([*SCHEMES, *ENGINE], facts[name]), SMALLEST)
         rows = check(logs / name, models[name](), facts[name], names, "compiled", min(gpus, 2) or 1)
         show(name if name == TINY else f"random, {layers} layers of the widths of {name}", rows)
         bad = [scheme for (scheme, _), row in rows.items() if verdict(row) != "works"]

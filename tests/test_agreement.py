@@ -30,7 +30,8 @@ from tests.conftest import ROOT
 from tests.tiny import SHAPES, random_model, solved, trained
 
 QUANTIZERS = yaml.safe_load((ROOT / "config/quantizers.yaml").read_text())
-del QUANTIZERS["vllm"]  # which rounds itself, and of which there is nothing of ours to agree with
+# What vLLM rounds itself, and of which there is nothing of ours to agree with.
+ENGINE = {f"vllm/{scheme}": settings for scheme, settings in QUANTIZERS.pop("vllm")["schemes"].items()}
 ALL = {
     f"{quantizer}/{scheme}": entry.get("defaults", {}) | settings
     for quantizer, entry in QUANTIZERS.items()
@@ -71,7 +72,7 @@ def quantize(folder: Path, scheme: str, *, learned: bool = False) -> None:
 
     Where something is to be `learned`, it takes as long as its scheme says, else an epoch.
     """
-    settings = (ALL | EXACT)[scheme]
+    settings = (ALL | EXACT | ENGINE)[scheme]
     if "epochs" in settings and not learned:
         # What is learned need not be good; nine heads have three groups; and with another seed a value of the token
         # that begins all sequences may lie on the edge between two of the grid.

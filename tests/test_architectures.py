@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scripts import architectures
-from scripts.architectures import EVERY, EXPERTS, KNOWN
+from scripts.architectures import EXPERTS, KNOWN, PLAIN
 from scripts.models import arithmetic
 from scripts.models._facts import facts_of, reader
 from scripts.quantize import gptq
@@ -226,11 +226,16 @@ def test_groups_that_do_not_divide_an_expert_are_refused_before_anything_is_comp
         check_geometry("rtn/w4g128", {"bits": 4, "group_size": 128}, facts)
 
 
+def taken(architecture: str) -> tuple[str, ...]:
+    """The quantizers that take it, in the order of OF_QUANTIZER where that is all."""
+    return tuple(OF_QUANTIZER) if architecture in PLAIN else KNOWN.get(architecture, architectures.WEIGHTS)
+
+
 def every_scheme(architecture: str) -> list[str]:
     """One of all quantizers that know the architecture, of which vLLM may serve it on a CPU."""
-    if architecture not in KNOWN:
+    if architecture not in [*PLAIN, *KNOWN]:
         return ["rtn/w4g32"]
-    schemes = [scheme for quantizer in KNOWN[architecture] for scheme in OF_QUANTIZER[quantizer]]
+    schemes = [scheme for quantizer in taken(architecture) for scheme in OF_QUANTIZER[quantizer]]
     if architecture in EXPERTS:
         schemes[0] = "rtn/kv4"
     # These texts are not of one length, which GPTQ needs here; it is seen above.
@@ -257,7 +262,7 @@ def test_vllm_computes_what_the_quantizers_meant(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("quantizer", "architecture"),
-    [(q, a) for a in APART for q in EVERY if q not in KNOWN.get(a, architectures.WEIGHTS)],
+    [(q, a) for a in APART for q in OF_QUANTIZER if q not in taken(a)],
 )
 def test_a_quantizer_takes_only_what_it_knows(folder: Path, quantizer: str, architecture: str):
     """Gemma's norms multiply by one more than their weights: what is fused into them would be another model."""
@@ -290,11 +295,11 @@ def test_rounding_that_was_not_seen_to_be_right_is_refused(architecture: str, se
 def test_the_table_of_the_readme_is_this_one():
     rows = re.findall(r"^\| (.+?) \| `model_type` (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     stated = {
-        kind.strip("`"): tuple(re.findall(r"`(\w+)`", taken)) if taken != "all" else EVERY
-        for _, kinds, taken in rows
+        kind.strip("`"): set(re.findall(r"`(\w+)`", named)) if named != "all" else {*OF_QUANTIZER}
+        for _, kinds, named in rows
         for kind in kinds.split(", ")
     }
-    assert stated == {kind: KNOWN.get(kind, architectures.WEIGHTS) for kind in [*KNOWN, "qwen3_next", "gpt_oss"]}
+    assert stated == {kind: {*taken(kind)} for kind in [*PLAIN, *KNOWN, "qwen3_next", "gpt_oss"]}
 
 
 @pytest.mark.parametrize(

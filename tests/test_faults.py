@@ -194,9 +194,14 @@ def test_snakemake_killed(study: Watched, recovers: Callable):
 
 
 def test_two_at_once(study: Watched, recovers: Callable):
+    """The first is slow until the second is there: else it may be done before."""
+    slow = study.root / "slow"
+    slow.touch()
     processes = [study.start_generate() for _ in range(2)]
+    waits = r"w3/arithmetic: waits, because process \d+ on \S+ is doing the same work"
+    study.wait_for(lambda: re.search(waits, study.output()), 300)
+    slow.unlink()
     assert [process.wait(600) for process in processes] == [0, 0]
-    assert re.search(r"w3/arithmetic: waits, because process \d+ on \S+ is doing the same work", study.output())
     recovers("two generates at once")
 
 

@@ -55,6 +55,9 @@ def test_a_node_without_a_gpu_is_told_so():
         ({"differs": 0.2, "noise": 0.1}, "differs"),
         ({"effect": 0.0}, "works"),  # full precision itself
         ({"effect": 0.0, "differs": 0.02}, "differs"),
+        ({"effect": 0.0, "differs": 0.02, "engine": True}, "works"),  # vLLM's own rounding
+        ({"effect": 0.0, "differs": 0.0, "engine": True}, "differs"),  # it rounded nothing
+        ({"effect": 0.0, "differs": 2.0, "engine": True}, "differs"),
         ({"refused": "no kernel"}, "refused: no kernel"),
         ({"failed": "CUDA error"}, "failed: CUDA error"),
     ],
@@ -82,3 +85,5 @@ def test_every_kind_of_the_papers_schemes_is_checked():
     assert len(paper) == 9
     assert paper <= checked
     assert {node.kind(scheme) for scheme in ALL} - {node.kind("none/full")} == checked
+    engine = node.one_of_each([*node.SCHEMES, *node.ENGINE], facts)
+    assert {name for name in engine if name.startswith("vllm/")} == node.ENGINE.keys()

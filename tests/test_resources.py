@@ -52,6 +52,14 @@ def test_gpus_of_the_eight_models(model: str, position: int, gpu_gb: int):
     assert quantize_gpus(facts, "gptq", {"bits": 4}, CORPUS, gpu_gb) == 1
 
 
+def test_the_hessians_of_all_experts_are_held_at_once():
+    """128 experts, each with two of 2,048 channels and one of 768, and what attention adds to the estimate."""
+    facts = read_models()["qwen3-30b-a3b-thinking-2507"]
+    _, work, _ = quantize_gb(facts, "gptq", {"bits": 4}, CORPUS)
+    assert work == pytest.approx(128 * 4 * (2 * 2048**2 + 768**2) / 1e9, rel=0.05)
+    assert quantize_gpus(facts, "gptq", {"bits": 4}, CORPUS, 40) == 1
+
+
 def test_only_weights_have_a_hessian_and_only_what_calibrates_keeps_layers():
     facts = MODELS["r1-llama-70b"]
     with pytest.raises(UserError, match=r"19\.7 GB for the Hessian"):

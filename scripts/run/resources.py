@@ -95,6 +95,9 @@ def quantize_gb(model: dict, quantizer: str, scheme: dict, corpus: dict) -> tupl
         return _bytes(model) * parameters, 0, calibration
     if quantizer == "awq":
         return 4 * parameters, ROUNDED_BYTES * hidden * intermediate / 1e9, calibration
+    if inner := model.get("moe_intermediate_size"):  # the library holds the Hessians of all experts at once
+        experts = model["linear_parameters"] / model["layers"] / (3 * hidden * inner)
+        return 4 * parameters, 4 * experts * (2 * hidden**2 + inner**2) / 1e9, calibration
     return 4 * parameters, (2 if quantizer == "gptq" else 6) * 4 * intermediate**2 / 1e9, calibration
 
 
@@ -113,9 +116,10 @@ def quantize_gpus(model: dict, quantizer: str, scheme: dict, corpus: dict | None
     need = layer + work + calibration + ENGINE_GB
     if need > gpu_gb:
         of = {"flatquant": "a batch that it learns from", "awq": "rounding its largest matrix"}
+        hessians = "the Hessian of down_proj and its inverse, or of all experts"
         raise UserError(
             f"needs {layer:.1f} GB for a layer + {work:.1f} GB for "
-            f"{of.get(quantizer, 'the Hessian of down_proj and its inverse')} + {calibration:.1f} GB for calibration + "
+            f"{of.get(quantizer, hessians)} + {calibration:.1f} GB for calibration + "
             f"{ENGINE_GB} GB = {need:.1f} GB on one GPU of {gpu_gb} GB: raise gpu_memory_gb, or leave this cell out"
         )
     return 1
