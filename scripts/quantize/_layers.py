@@ -41,7 +41,8 @@ def linears(layer: nn.Module) -> dict[str, nn.Linear]:
 
 def sequence(layer: nn.Module) -> list[tuple[str, ...]]:
     """`SEQUENCE`, as this layer has it."""
-    return [tuple(name for name in names if name in linears(layer)) for names in SEQUENCE]
+    modules = linears(layer)
+    return [tuple(name for name in names if name in modules) for names in SEQUENCE]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Which weights of a checkpoint are quantized, by their names."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from scripts.architectures import EXPERTS
 from scripts.run.errors import UserError
 
 # Only the decoder blocks' linear layers and experts are quantized: not embeddings, norms, lm_head or biases. The groups
@@ -40,6 +42,11 @@ def each_matrix(name: str, weight: torch.Tensor) -> Iterator[tuple[str, torch.Te
     experts, leaf = name.rsplit(".", 1)
     for index, expert in enumerate(weight):
         yield f"{experts}.{index}.{leaf}.weight", expert.T
+
+
+def has_experts(folder: Path) -> bool:
+    """Whether a model or a checkpoint of it has experts, by its config.json."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in EXPERTS
 
 
 def check_linears(model: Path) -> None:

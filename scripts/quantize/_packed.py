@@ -14,9 +14,8 @@ import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 
-from scripts.architectures import EXPERTS
 from scripts.quantize._link import link_checkpoint
-from scripts.quantize._names import LINEAR_WEIGHT
+from scripts.quantize._names import LINEAR_WEIGHT, has_experts
 from scripts.quantize._rewrite import of_layers
 from scripts.run.errors import UserError
 from scripts.run.files import write_atomically
@@ -70,8 +69,7 @@ def pack(name: str, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtyp
 
 def packing(checkpoint: Path, settings: dict[str, Any]) -> Callable[[], None] | None:
     """What packs the checkpoint as a scheme asks for; None where nothing is: of other bits, and of experts."""
-    architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if settings["bits"] != PACKED_BITS or architecture in EXPERTS:
+    if settings["bits"] != PACKED_BITS or has_experts(checkpoint):
         return None
     return lambda: add_packed(checkpoint, settings["group_size"], alone=settings.get("packed", False))
 

@@ -6,7 +6,6 @@ out as it was, one that was passed over may not. In memory at once is one tensor
 read only where they should have been rounded.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Set
@@ -20,11 +19,10 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scripts.architectures import EXPERTS
 from scripts.fakequant.rounding import grouped
 from scripts.fakequant.settings import ROW_PARALLEL
 from scripts.manifest import write_manifest
-from scripts.quantize._names import LEFT, LINEAR_WEIGHT, OF_A_BLOCK, each_matrix, last_part
+from scripts.quantize._names import LEFT, LINEAR_WEIGHT, OF_A_BLOCK, each_matrix, has_experts, last_part
 from scripts.quantize._store import forget_parts
 from scripts.run.errors import UserError
 
@@ -94,7 +92,7 @@ def sizes_with_experts(checkpoint: Path, grid: Grid) -> dict[str, float] | None:
 
     Of other models scripts/report/efficiency.py works them out in the same way, before there is a checkpoint.
     """
-    if json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"] not in EXPERTS:
+    if not has_experts(checkpoint):
         return None
     weights = stored = others = 0.0
     with ExitStack() as stack:

@@ -63,9 +63,9 @@ class Keeper:
             self.damaged = index
 
     def subset_event(self, *, stage: str, layer_idx: int, module_names: list[str], **_: object) -> None:
-        if stage == "forward_start":  # its own modules are in place, and see one input
+        if stage == "forward_start":  # its own modules are in place; those of one parent see one input
             self.squares.clear()
-            for name in module_names:
+            for name in {name.rpartition(".")[0]: name for name in reversed(module_names)}.values():
                 module = self.network.get_submodule(f"model.layers.{layer_idx}.{name}")
                 self.looking.enter_context(inputs_of(module, functools.partial(self.add_squares, name)))
         elif stage == "forward_end":
