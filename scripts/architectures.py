@@ -12,10 +12,14 @@ KNOWN: dict[str, tuple[str, ...]] = {  # others, and the quantizers that know th
     "phi3": ("rtn", "gptq", "awq", "smoothquant", "mxfp4"),  # queries, keys and values are made by one layer
     "glm4": ("rtn", "gptq", "awq", "smoothquant", "mxfp4", "kvquant"),  # norms behind attention stop a rotation
     # Norms stand elsewhere, or multiply by one more than their weights.
-    "olmo3": ("rtn", "gptq", "mxfp4"),
-    "gemma3_text": ("rtn", "gptq", "mxfp4"),
-    "qwen3_moe": ("rtn", "gptq", "kvquant"),
+    "olmo3": ("rtn", "gptq", "awq", "mxfp4"),
+    "gemma3_text": ("rtn", "gptq", "awq", "mxfp4"),
+    "qwen3_moe": ("rtn", "gptq", "awq", "kvquant"),
+    "qwen3_next": ("rtn", "gptq", "awq"),
+    "gpt_oss": ("rtn", "gptq", "awq"),
+    "glm4_moe": ("rtn", "gptq", "awq"),
 }
+ROUNDED_ONLINE = (*PLAIN, "phi3", "glm4", "olmo3", "gemma3_text", "qwen3_moe")  # their inputs or cache
 # Parts that no quantizer of ours knows: latent attention, or a text model within another.
 UNKNOWN = ("deepseek_v2", "deepseek_v3", "gemma3", "mistral3", "llama4", "qwen3_5", "qwen3_5_moe")
 
@@ -37,8 +41,8 @@ def check_architecture(quantizer: str, settings: dict[str, Any], architecture: s
         raise UserError(
             f"cannot round the inputs of {architecture}'s experts, or pack them: take weights alone, published or vllm"
         )
-    if architecture not in KNOWN and settings.keys() & {"activation_bits", "kv_bits"}:
+    if architecture not in ROUNDED_ONLINE and settings.keys() & {"activation_bits", "kv_bits"}:
         raise UserError(
             f"rounds inputs or the cache, which was never seen to be right for {architecture}: take "
-            f"{' or '.join(WEIGHTS)} for weights alone, published or vllm"
+            f"{' or '.join(k for k in known if k != 'kvquant')} for weights alone, published or vllm"
         )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 from scripts.quantize import awq as method
 from scripts.quantize._layers import calls_of, each_layer, linears
 from scripts.quantize._packed import pack, write_packed
+from scripts.quantize._scaled import groups_of
 from scripts.quantize.awq import (
     RATIOS,
     Seen,
@@ -23,7 +24,6 @@ from scripts.quantize.awq import (
     scale_error,
     search_clip,
     search_scale,
-    searches,
 )
 from scripts.quantize.rtn import quantize_weight
 from tests.test_agreement import quantized
@@ -57,7 +57,7 @@ def test_scales_change_nothing_by_themselves(name: str, monkeypatch: pytest.Monk
     output = {"o_proj"} if name == "as many keys as queries" else set()
     assert changed == scaled | output | {"input_layernorm", "post_attention_layernorm"}
     for layer, found in zip(model.model.layers, limits, strict=True):
-        assert found.keys() == (scaled | {"o_proj"}) - {"q_proj", "k_proj"}
+        assert {path.split(".")[-1] for path in found} == (scaled | {"o_proj"}) - {"q_proj", "k_proj"}
         round_layer(layer, found, 3, GROUP)
     assert (logits(model) - full).abs().max() > 1e-2
 
@@ -140,10 +140,10 @@ def test_the_best_of_some_sequences_is_next_to_the_best_of_all(name: str):
     """Attention, MLP and `down_proj` of each layer: half a percent more error on the mean, nowhere over 5 %."""
     model, excess = trained(name), []
     for layer in model.model.layers:
-        groups = list(searches(layer))
+        groups = [group for group in groups_of(layer) if group.before is not None]
         assert len(groups) == 3
-        for module, _, names in groups:
-            scaled, calls, seen = [linears(layer)[n] for n in names], [], []
+        for module, scaled in ((group.module, list(group.rounded.values())) for group in groups):
+            calls, seen = [], []
             with calls_of(module, calls):
                 handle = scaled[0].register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0][0]))
                 for ids in solved(64):

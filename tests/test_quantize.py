@@ -24,7 +24,7 @@ from scripts.quantize._layers import inputs_of
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._names import LINEAR_WEIGHT, check_linears
 from scripts.quantize._packed import write_packed
-from scripts.quantize._rewrite import of_layers, rewrite_linears
+from scripts.quantize._rewrite import of_layers, rewrite
 from scripts.quantize._store import keeping
 from scripts.quantize.rtn import quantize_weight
 from scripts.run.errors import UserError
@@ -84,7 +84,7 @@ def test_groups_that_do_not_divide_are_refused():
 
 def test_only_linear_layers_of_the_blocks_change(checkpoint: Path, tmp_path: Path):
     before = (checkpoint / "model.safetensors").read_bytes()
-    rewrite_linears(checkpoint, tmp_path / "new", lambda _, weight: weight + 1)
+    rewrite(checkpoint, tmp_path / "new", lambda _, weight: weight + 1)
     old, new = load_file(checkpoint / "model.safetensors"), load_file(tmp_path / "new/model.safetensors")
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed == {name for name in old if LINEAR_WEIGHT.fullmatch(name)}
@@ -115,7 +115,7 @@ def test_a_model_that_would_be_quantized_in_part_is_refused(checkpoint: Path, tm
 def test_a_shard_without_linear_layers_is_a_hard_link(checkpoint: Path, tmp_path: Path):
     link_checkpoint(checkpoint, tmp_path / "sharded")
     save_file({"model.norm.weight": torch.ones(4)}, tmp_path / "sharded/other.safetensors", {"format": "pt"})
-    rewrite_linears(tmp_path / "sharded", tmp_path / "new", lambda _, weight: weight)
+    rewrite(tmp_path / "sharded", tmp_path / "new", lambda _, weight: weight)
     assert (tmp_path / "new/other.safetensors").samefile(tmp_path / "sharded/other.safetensors")
     assert not (tmp_path / "new/model.safetensors").samefile(tmp_path / "sharded/model.safetensors")
 
@@ -139,10 +139,10 @@ def twins(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     with keeping(folder / "parts"):
         engine = gptq.quantize(checkpoint, solved(64), GPTQ_SETTINGS)
         rounded, scale = of_layers("weight"), of_layers("scale")
-        rewrite_linears(checkpoint, folder / "dequantized", lambda name, _: rounded(name))
+        rewrite(checkpoint, folder / "dequantized", lambda name, _: rounded(name))
         write_packed(folder / "dequantized", folder / "packed", scale, 32)
     engine.save(str(folder / "theirs"))
-    rewrite_linears(checkpoint, folder / "rtn", lambda _, weight: quantize_weight(weight, 4, 32))
+    rewrite(checkpoint, folder / "rtn", lambda _, weight: quantize_weight(weight, 4, 32))
     theirs = GPTQModel.load(str(folder / "theirs"), backend=BACKEND.GPTQ_TORCH, dtype=torch.float16).model
     rest = {
         name: x for name, x in load_file(checkpoint / "model.safetensors").items() if not LINEAR_WEIGHT.fullmatch(name)

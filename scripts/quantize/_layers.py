@@ -119,19 +119,6 @@ def each_layer(model: PreTrainedModel, sequences: list[list[int]], label: str) -
     progress.close()
 
 
-def fold(before: nn.Module, scaled: list[nn.Linear], scale: torch.Tensor) -> None:
-    """Move the scale's inverse into the norm or linear layer before, and the scale into those that follow.
-
-    Of a linear layer that makes more than what follows (a gate, too) the scale concerns the last outputs.
-    """
-    for parameter in (before.weight, getattr(before, "bias", None)):
-        if parameter is not None:
-            rows = parameter.data[-len(scale) :]
-            rows.copy_(rows.float() / (scale if rows.dim() == 1 else scale[:, None]))
-    for linear in scaled:
-        linear.weight.data = (linear.weight.data.float() * scale).to(linear.weight.dtype)
-
-
 @contextmanager
 def inputs_of(module: nn.Module, see: Callable[[torch.Tensor], object]) -> Iterator[None]:
     """While the body runs, `see` each input of the module as `(tokens, in_features)`, transforms included."""

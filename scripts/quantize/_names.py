@@ -32,11 +32,11 @@ def last_part(name: str) -> str:
 
 
 def each_matrix(name: str, weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A linear weight, `(out_features, in_features)`, or each of the experts that are stored as one tensor.
+    """A tensor as it is, such as a linear weight `(out_features, in_features)`, or each of the experts stored as one.
 
     Those are `(experts, in_features, out_features)` in gpt-oss; the name of each is as if it were stored alone.
     """
-    if weight.dim() == 2:
+    if weight.dim() < 3:
         yield name, weight
         return
     experts, leaf = name.rsplit(".", 1)

@@ -2,6 +2,9 @@
 (arXiv 2306.00978), section 3.2: channels of large inputs are scaled up before rounding, by the power of their mean
 magnitude that hurts a module's output least (Equations 4 and 5); then the weights' range is clipped where that hurts
 less than rounding it does. The inverse scales go into the norm or the linear layer before: the model stays what it was.
+Where nothing before can take them (OLMo's attention and MLP, what gpt-oss clamps before `down_proj`, heads that share a
+value) the layer is clipped and rounded alone. All experts of an MLP, and its router, share the scale of their input; an
+expert's clips are searched on the tokens that reach it.
 
 The search measures every ratio on a sixteenth of the sequences and the best three of them on all, where the authors
 measure all on all: it found the best in 21 of 24 searches on a tiny model, and at worst 4.1 % more error. Grids hold 0
@@ -11,9 +14,9 @@ At 4 bits a packed checkpoint stands in the subfolder `packed/`, where vLLM does
 scales of the weights beside it. With `packed` it is the checkpoint itself.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
+import defuser
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -26,15 +29,14 @@ from scripts.quantize._layers import (
     Run,
     calls_of,
     each_layer,
-    fold,
     inputs_of,
-    linears,
     output_error,
-    sequence,
 )
+from scripts.quantize._names import has_experts, last_part
 from scripts.quantize._packed import packing
 from scripts.quantize._parameters import as_stored, not_finite, put
-from scripts.quantize._rewrite import save_model
+from scripts.quantize._rewrite import of_layers, rewrite
+from scripts.quantize._scaled import fold, groups_of, rounded_in
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -43,9 +45,17 @@ from scripts.table import read_rows
 RATIOS = 20  # exponents 0, 1/20, …, 19/20 of the mean magnitude
 SAMPLE, FINALISTS = 16, 3  # every ratio is measured on each 16th sequence, the best three on all
 GRID, SHRINK, TOKENS = 20, 0.5, 512  # clip search: steps, smallest share of the range, tokens at the least
-NOT_CLIPPED = ("q_proj", "k_proj", "qkv_proj")  # the product of queries and keys is too sensitive (the authors' code)
+NOT_CLIPPED = (
+    "q_proj",
+    "k_proj",
+    "qkv_proj",
+    "in_proj_qkvz",
+)  # the product of queries and keys is too sensitive (the authors' code)
 # What scales are folded into, beside the weights that are rounded.
-FUSED = {"input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.bias", "up_proj.bias"}
+FUSED = {
+    "input_layernorm.weight", "post_attention_layernorm.weight", "pre_feedforward_layernorm.weight", "v_proj.bias",
+    "up_proj.bias", "gate.weight", "router.weight", "shared_expert_gate.weight", "in_proj_ba.weight",
+}  # fmt: skip
 
 
 def grid(groups: torch.Tensor, bits: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,19 +159,6 @@ class Seen:
         return self.total / self.count
 
 
-def searches(layer: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, tuple[str, ...]]]:
-    """What is scaled together: the module whose output counts, the norm or layer before, the layers that follow it."""
-    attention, output, feed, down = sequence(layer)
-    modules = linears(layer)
-    values, made = modules[attention[-1]], modules[feed[-1]]  # the last outputs of both are what follows sees
-    yield layer.self_attn, layer.input_layernorm, attention
-    heads = layer.self_attn.config
-    if heads.num_attention_heads == heads.num_key_value_heads:  # else several heads share a value
-        yield modules["o_proj"], values, output
-    yield layer.mlp, layer.post_attention_layernorm, feed
-    yield modules["down_proj"], made, down
-
-
 @torch.no_grad()
 def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size: int) -> Tensors:
     """Fold the best scales into the layer, which still computes what it did, and find the best clips.
@@ -169,39 +166,55 @@ def scale_and_clip(layer: nn.Module, run: Run, every: int, bits: int, group_size
     Args:
         layer: one decoder layer.
         run: runs it on the calibration data.
-        every: the clips are searched on each so many tokens.
+        every: the clips are searched on each so many tokens; of experts on as many times more as there are.
         bits: of the grid.
         group_size: input channels that share a scale.
 
     Returns:
-        What `search_clip` gives, by the name of the linear layer.
+        What `search_clip` gives, by the path of the linear layer; nothing of an expert that no token reached.
 
     Raises:
         UserError: names the linear layer whose inputs, scaled, cannot be squared: no clip could be searched.
     """
-    modules, groups, inputs = linears(layer), list(searches(layer)), sequence(layer)
-    seen = {names: Seen(every) for names in inputs}
+    groups = list(groups_of(layer))
+    experts = sum(path.endswith("down_proj") for group in groups for path in group.rounded)
+    seen: dict[nn.Module, Seen] = {}
+    for group in groups:
+        seen[group.probe] = Seen(every)
+        for names in group.parts():
+            seen.setdefault(group.rounded[names[0]], Seen(max(1, every // experts)))
     calls: list[list[Call]] = [[] for _ in groups]
     with ExitStack() as stack:
-        for names in inputs:
-            stack.enter_context(inputs_of(modules[names[0]], seen[names].see))
-        for (module, *_), made in zip(groups, calls, strict=True):
-            stack.enter_context(calls_of(module, made))
+        for module, inputs in seen.items():
+            stack.enter_context(inputs_of(module, inputs.see))
+        for group, made in zip(groups, calls, strict=True):
+            stack.enter_context(calls_of(group.module, made))
         run()
-    tokens = {names: torch.cat(seen[names].tokens).float() for names in inputs}
-    for (module, before, names), made in zip(groups, calls, strict=True):
-        scaled = [modules[name] for name in names]
-        scale = search_scale(module, made, scaled, seen[names].magnitude, bits, group_size)
-        fold(before, scaled, scale)
-        tokens[names] /= scale
+
+    tokens: dict[tuple[str, ...], torch.Tensor] = {}
+    for group, made in zip(groups, calls, strict=True):
+        scale, scaled = torch.ones(()), list(group.rounded.values())
+        if group.before is not None and made:
+            scale = search_scale(group.module, made, scaled, seen[group.probe].magnitude, bits, group_size)
+            fold(group.before, [*scaled, *group.others], scale)
         made.clear()
+        for names in group.parts():
+            if (inputs := seen[group.rounded[names[0]]]).count:
+                tokens[tuple(names)] = torch.cat(inputs.tokens).float() / scale.to(inputs.total.device)
     if unsquared := [names[0] for names, x in tokens.items() if not x.square().sum().isfinite()]:
-        raise not_finite(f"{run.name}: {TOO_LARGE.format(unsquared[0])}")
+        raise not_finite(f"{run.name}: {TOO_LARGE.format(last_part(unsquared[0]))}")
+    modules = rounded_in(layer)
+    if unseen := modules.keys() - {name for names in tokens for name in names}:
+        print(
+            f"awq: {run.name}: no calibration token reached {len(unseen)} matrices of experts ({min(unseen)}, …): "
+            "rounded without clipping; calibrate on more data",
+            flush=True,
+        )
     return {
         name: search_clip(modules[name].weight.data, x, bits, group_size)
         for names, x in tokens.items()
         for name in names
-        if name not in NOT_CLIPPED
+        if last_part(name) not in NOT_CLIPPED
     }
 
 
@@ -214,12 +227,10 @@ def round_layer(layer: nn.Module, limits: Tensors, bits: int, group_size: int) -
         in the weights' dtype.
     """
     scales = {}
-    for path, linear in layer.named_modules():
-        if not isinstance(linear, nn.Linear):
-            continue
+    for path, linear in rounded_in(layer).items():
         weight = linear.weight.data
         groups = grouped(weight.float(), group_size)
-        if (limit := limits.get(path.rsplit(".", 1)[-1])) is not None:
+        if (limit := limits.get(path)) is not None:
             groups = groups.clamp(-limit, limit)
         scale, zero = grid(groups, bits, weight.dtype)
         linear.weight.data = as_stored(fake_quantize(groups, scale, zero, bits).flatten(1), weight.dtype)
@@ -246,8 +257,11 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
     bits, group_size = settings["bits"], settings["group_size"]
+    if has_experts(model):  # each expert's matrices become linear layers of their own
+        defuser.convert_model(network, cleanup_original=True)
     quantize_layers(network, sequences, bits, group_size, f"{manifest.parent}: scales and clips")
-    save_model(network, model, checkpoint)
+    made = of_layers("weight")
+    rewrite(model, checkpoint, lambda name, _: made(name), FUSED)
     finish(model, checkpoint, manifest, uniform(settings), FUSED, packing(checkpoint, settings))
 
 

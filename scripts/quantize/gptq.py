@@ -24,7 +24,7 @@ from scripts.quantize._layers import TOO_LARGE, inputs_of, layer_calls, linears,
 from scripts.quantize._names import LINEAR_WEIGHT
 from scripts.quantize._packed import multiples, packing, product_error
 from scripts.quantize._parameters import not_finite, put
-from scripts.quantize._rewrite import of_layers, rewrite_linears
+from scripts.quantize._rewrite import of_layers, rewrite
 from scripts.quantize._store import Tensors, keep, part, stored
 from scripts.quantize._written import finish, uniform
 from scripts.run.errors import UserError
@@ -250,7 +250,7 @@ def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output
     if part(f"layer{layers - 1}") is None:
         quantize(model, sequences, settings)
     rounded = of_layers("weight")
-    rewrite_linears(model, checkpoint, lambda name, _: rounded(name))
+    rewrite(model, checkpoint, lambda name, _: rounded(name))
     finish(model, checkpoint, manifest, uniform(settings), pack=packing(checkpoint, settings))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.fakequant.mxfp4 import BLOCK, round_mxfp4
 from scripts.fakequant.settings import MXFP4, write_settings
-from scripts.quantize._rewrite import rewrite_linears
+from scripts.quantize._rewrite import rewrite
 from scripts.quantize._store import stored
 from scripts.quantize._written import Grid, finish
 from scripts.run.stage import Input, Output, Settings, stage
@@ -25,7 +25,7 @@ def served_settings(settings: dict[str, Any]) -> dict[str, Any]:
 @stage
 @stored
 def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
-    rewrite_linears(model, checkpoint, lambda _, weight: round_mxfp4(weight))
+    rewrite(model, checkpoint, lambda _, weight: round_mxfp4(weight))
     write_settings(checkpoint, served_settings(settings))
     finish(model, checkpoint, manifest, Grid(STEPS, BLOCK))
 

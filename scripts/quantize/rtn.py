@@ -13,7 +13,7 @@ from scripts.fakequant.rounding import asymmetric_grid, fake_quantize, grouped
 from scripts.fakequant.settings import ROW_PARALLEL, write_settings
 from scripts.quantize._link import link_checkpoint
 from scripts.quantize._names import last_part
-from scripts.quantize._rewrite import rewrite_linears
+from scripts.quantize._rewrite import rewrite
 from scripts.quantize._store import stored
 from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Output, Settings, stage
@@ -48,7 +48,7 @@ def main(model: Input, checkpoint: Output, manifest: Output, settings: Settings)
         return quantize_weight(weight, settings["bits"], group_size)
 
     if "bits" in settings:
-        rewrite_linears(model, checkpoint, change)
+        rewrite(model, checkpoint, change)
     else:
         link_checkpoint(model, checkpoint)
     if served := served_settings(settings):

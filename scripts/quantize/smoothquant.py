@@ -12,8 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.fakequant.settings import write_settings
-from scripts.quantize._layers import Run, each_layer, fold, inputs_of, linears, quantize_layers, sequence
+from scripts.quantize._layers import Run, each_layer, inputs_of, linears, quantize_layers, sequence
 from scripts.quantize._rewrite import save_model
+from scripts.quantize._scaled import fold
 from scripts.quantize._store import Tensors, kept, stored
 from scripts.quantize._written import finish, uniform
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
