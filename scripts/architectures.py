@@ -17,7 +17,7 @@ KNOWN: dict[str, tuple[str, ...]] = {  # others, and the quantizers that know th
     "qwen3_moe": ("rtn", "gptq", "awq", "kvquant"),
     "qwen3_next": ("rtn", "gptq", "awq"),
     "gpt_oss": ("rtn", "gptq", "awq"),
-    "glm4_moe": ("rtn", "gptq", "awq"),
+    "glm4_moe": ("rtn", "awq"),  # GPTQModel's own form of its router does not run with this transformers
 }
 ROUNDED_ONLINE = (*PLAIN, "phi3", "glm4", "olmo3", "gemma3_text", "qwen3_moe")  # their inputs or cache
 # Parts that no quantizer of ours knows: latent attention, or a text model within another.

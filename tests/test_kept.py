@@ -130,5 +130,5 @@ def test_memory_does_not_grow_with_the_number_of_layers():
     for quantizer, peak in found["peak"].items():
         # The model itself, and what varies from run to run (up to 3 MB); one more copy in bfloat16 would be twice that.
         assert peak[many] - peak[few] <= 1.75 * layers, quantizer
-    # What is rewritten shard by shard never holds the model.
-    assert all(found["peak"][quantizer][many] < 0.2 * layers for quantizer in ("rtn", "mxfp4"))
+    # What is rewritten shard by shard never holds the model, within the same 3 MB.
+    assert all(found["peak"][quantizer][many] < 0.35 * layers for quantizer in ("rtn", "mxfp4"))

@@ -15,6 +15,7 @@ scales of the weights beside it. With `packed` it is the checkpoint itself.
 """
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import defuser
 import torch
@@ -251,16 +252,21 @@ def quantize_layers(model: PreTrainedModel, sequences: list[list[int]], bits: in
         put(layer, {name: x for name, x in tensors.items() if not name.endswith(".scale")})
 
 
+def load(model: Path) -> PreTrainedModel:
+    """The model, each expert's matrices as linear layers of their own."""
+    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    if has_experts(model):
+        defuser.convert_model(network, cleanup_original=True)
+    return network
+
+
 @stage
 @stored
 def main(calibration: Inputs, model: Input, checkpoint: Output, manifest: Output, settings: Settings) -> None:
     sequences = [row["input_ids"] for path in calibration for row in read_rows(path)]
-    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
     bits, group_size = settings["bits"], settings["group_size"]
-    if has_experts(model):  # each expert's matrices become linear layers of their own
-        defuser.convert_model(network, cleanup_original=True)
-    quantize_layers(network, sequences, bits, group_size, f"{manifest.parent}: scales and clips")
-    made = of_layers("weight")
+    quantize_layers(load(model), sequences, bits, group_size, f"{manifest.parent}: scales and clips")
+    made = of_layers("weight")  # the model is no longer in memory
     rewrite(model, checkpoint, lambda name, _: made(name), FUSED)
     finish(model, checkpoint, manifest, uniform(settings), FUSED, packing(checkpoint, settings))
 
