@@ -296,11 +296,6 @@ def score_folders(wildcards):
     return dataset_folders(score_datasets(wildcards))
 
 
-def benchmark_samples(wildcards):
-    suite = study_config.suite_of(wildcards.benchmark)
-    return f"results/generate/{wildcards.model}/{wildcards.quantizer}/{wildcards.scheme}/{suite}.parquet"
-
-
 def runs_programs(wildcards):
     return "scripts/score/_sandbox.py" in code_files(f"scripts.score.{wildcards.benchmark}")
 
@@ -331,9 +326,10 @@ PAGES = ["index.html", "explorer/manifest.json", *(f"figures/{name}.svg" for nam
 
 def study_scores(wildcards):
     return [
-        f"results/score/{model}/{scheme}/{benchmark}.parquet"
+        f"results/score/{model}/{scheme}/{suite}/{benchmark}.parquet"
         for model, scheme in study_config.cells(wildcards.study)
-        for benchmark in study_config.benchmarks(wildcards.study)
+        for suite, settings in study_config.suites_of(wildcards.study).items()
+        for benchmark in settings["benchmarks"]
     ]
 
 
@@ -341,7 +337,7 @@ def study_samples(wildcards):
     return [
         f"results/generate/{model}/{scheme}/{suite}.parquet"
         for model, scheme in study_config.cells(wildcards.study)
-        for suite in study_config.studies[wildcards.study]["suites"]
+        for suite in study_config.suites_of(wildcards.study)
     ]
 
 
@@ -354,9 +350,9 @@ def study_settings(wildcards):
         {
             "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
-            "benchmarks": [
-                [benchmark, *(suite[key] for key in ("seeds", "questions") if key in suite)]
-                for benchmark, suite in study_config.suites_by_benchmark(wildcards.study)
+            "suites": [
+                [name, *(suite[key] for key in ("benchmarks", "seeds", "questions") if key in suite)]
+                for name, suite in study_config.suites_of(wildcards.study).items()
             ],
         }
     )
@@ -379,7 +375,6 @@ def efficiency_settings(wildcards):
     models = {model: study_config.models[model] for model, _ in study_config.cells(wildcards.study)}
     return json.dumps(
         {
-            "suites": study_config.studies[wildcards.study]["suites"],
             "models": {model: {name: facts[name] for name in names} for model, facts in models.items()},
             "schemes": study_schemes(wildcards.study),
         }

@@ -5,15 +5,15 @@ rule score:
     input:
         code="results/code/scripts.score.{benchmark}.txt",
         questions="results/questions/{benchmark}.parquet",
-        samples=benchmark_samples,
+        samples="results/generate/{model}/{quantizer}/{scheme}/{suite}.parquet",
         manifests=score_manifests,
         datasets=score_folders,
     output:
-        "results/score/{model}/{quantizer}/{scheme}/{benchmark}.parquet",
+        "results/score/{model}/{quantizer}/{scheme}/{suite}/{benchmark}.parquet",
     log:
-        "results/logs/score/{model}/{quantizer}/{scheme}/{benchmark}.log",
+        "results/logs/score/{model}/{quantizer}/{scheme}/{suite}/{benchmark}.log",
     benchmark:
-        "results/timings/score/{model}/{quantizer}/{scheme}/{benchmark}.tsv"
+        "results/timings/score/{model}/{quantizer}/{scheme}/{suite}/{benchmark}.tsv"
     threads: score_threads
     resources:
         mem_mb=score_memory,

@@ -22,9 +22,10 @@ CELL_COLUMNS = [
 ]
 BENCHMARK_COLUMN = column("benchmark", pa.string(), "name of the benchmark")
 SEED_COLUMN = column("seed", pa.int64(), "seed of the run")
+SUITE_COLUMN = column("suite", pa.string(), "name of the suite in the study's config")
 SAMPLE_COLUMNS = [
     *CELL_COLUMNS,
-    column("suite", pa.string(), "name of the suite in the study's config"),
+    SUITE_COLUMN,
     BENCHMARK_COLUMN,
     column("id", pa.string(), "name of the question"),
     SEED_COLUMN,

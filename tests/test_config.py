@@ -10,7 +10,7 @@ import yaml
 from scripts.run.config import load
 from scripts.run.describe import document
 from scripts.run.errors import UserError
-from tests.conftest import ROOT, TINY_STUDY, Copy
+from tests.conftest import ROOT, Copy
 
 CONFIG, QUANTIZERS = "config/tiny.yaml", "config/quantizers.yaml"
 MODELS = "config/models/"
@@ -63,7 +63,9 @@ BAD = {
     "an alias of itself": (CONFIG, "studies:", "a: &a [*a]\nstudies:", ["aliases"]),
     "top_p above 1": (CONFIG, "top_p: 0.95", "top_p: 1.5", ["suites.arithmetic.top_p", "1.5"]),
     "token limit beyond the context": (CONFIG, "len: 256", "len: 4096", ["arithmetic.max_model_len", "4096", "512"]),
-    "benchmark in two suites": (CONFIG, "- calibration", "- addition", ["own_reasoning.benchmarks", "addition"]),
+    "suite twice in a study": (
+        CONFIG, "- arithmetic\n", "- arithmetic\n    - arithmetic\n", ["studies.tiny.suites", "arithmetic"],
+    ),
     "benchmark without a scorer": (
         CONFIG, "- addition", "- calibration\n    - addition", ["calibration"],
     ),
@@ -233,16 +235,6 @@ def test_blocks_of_mxfp4_that_cross_heads_or_row_groups_are_refused(
     message = refused(old)
     for word in ("studies.tiny.grid", "mxfp4/w4a4kv4", "tiny-qwen-s", "row_groups", *words):
         assert word in message
-
-
-def test_suites_of_a_study_with_different_seeds_are_refused(old: Copy, files: Path):
-    config = yaml.safe_load(yaml.safe_dump(TINY_STUDY))
-    config["suites"]["more"] = config["suites"]["arithmetic"] | {"benchmarks": ["long_multiplication"], "seeds": [1]}
-    config["studies"]["tiny"]["suites"].append("more")
-    old.write_config(config)
-    message = refused(old)
-    assert "studies.tiny.suites" in message
-    assert "seeds" in message
 
 
 def test_copies_on_this_machine_are_taken(old: Copy, files: Path, monkeypatch: pytest.MonkeyPatch):

@@ -35,7 +35,7 @@ def of_paper(**changes: pd.Series) -> findings.Evidence:
 
 
 def verdicts(evidence: findings.Evidence) -> dict[str, str]:
-    return {row["claim"]: row["verdict"] for row in findings.findings("s", {"paper": evidence})}
+    return {row["claim"]: row["verdict"] for row in findings.findings("s", {}, evidence)}
 
 
 def test_which_claims_the_papers_rows_carry():
@@ -57,7 +57,7 @@ def test_which_claims_the_papers_rows_carry():
         "flatquant-best": "supported",
         "quarot-kv-fails-on-biases": "supported",
     }
-    units = {row["claim"]: row for row in findings.findings("s", {"paper": of_paper()})}
+    units = {row["claim"]: row for row in findings.findings("s", {}, of_paper())}
     assert units["w8a8kv8-lossless"]["n"] == 8 + 8 + 7
     assert units["w8a8kv8-lossless"]["exceptions"] == ["r1-qwen-1.5b smoothquant/w8a8kv8-r4"]
     assert set(units["kv4-near-lossless"]["exceptions"]) == {"r1-qwen-1.5b quarot/kv4", "r1-qwen-7b quarot/kv4"}
@@ -80,10 +80,10 @@ def test_claims_of_a_study():
         "schemes": {"gptq/w3": {"corpus": "own"}, "gptq/w3-plain": {"corpus": "text"}},
         "own_reasoning": ["own"],
     }
-    rows = {
-        row["claim"]: row
-        for row in findings.findings("s", {"study": findings.of_study(rows_of(RIGHT, CELLS), settings)})
-    }
+    evidence = findings.of_study(rows_of(RIGHT, CELLS), settings)
+    made = list(findings.findings("s", {"t": evidence}, of_paper()))
+    assert {(row["source"], row["suite"]) for row in made} == {("study", "t"), ("paper", None)}
+    rows = {row["claim"]: row for row in made if row["suite"] == "t"}
     assert list(rows) == [claim.name for claim in CLAIMS]
     assert rows["w3-risky"]["value"] == pytest.approx(-25)  # median of -31.25 and -18.75
     assert rows["domain-matters-for-gptq"]["value"] == pytest.approx(50 - 62.5)
@@ -117,8 +117,14 @@ def test_against_the_paper():
         for benchmark in ("math500", "addition"):
             right = rng.random((500, 3)) < share
             frame = pd.DataFrame({"id": np.repeat(np.arange(500), 3), "seed": np.tile([1, 2, 3], 500)})
-            keys = {"model": "r1-qwen-1.5b", "quantizer": quantizer, "scheme": scheme, "benchmark": benchmark}
-            pieces.append(frame.assign(correct=right.ravel(), right=False, study="s", extracted="1", **keys))
+            keys = {
+                "model": "r1-qwen-1.5b",
+                "quantizer": quantizer,
+                "scheme": scheme,
+                "suite": "t",
+                "benchmark": benchmark,
+            }
+            pieces.append(frame.assign(correct=right.ravel(), right=False, study="s", extracted="1", of=500, **keys))
     frame = pd.concat(pieces).astype({"id": str}).assign(
         correct_final=False, status="ok", finish_reason="stop", output_tokens=1
     )  # fmt: skip

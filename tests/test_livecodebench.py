@@ -317,7 +317,7 @@ def stage(copy: Copy, module: str, *arguments: object) -> subprocess.CompletedPr
 @pytest.mark.usefixtures("sandbox")
 def test_from_files_to_scores(files: Path, copy: Copy):
     questions, samples, scores = (
-        Path("results", name, "livecodebench.parquet") for name in ("questions", "samples", "score/m/none/full")
+        Path("results", name, "livecodebench.parquet") for name in ("questions", "samples", "score/m/none/full/s")
     )
     done = stage(copy, "questions", files, "--output", questions)
     assert done.returncode == 0, done.stderr

@@ -14,12 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from scripts.report._charts import pareto
 from scripts.report._html import ELEMENTS
 from tests.browser import PHONE, chromium, opened, see_all
-from tests.conftest import Copy
+from tests.conftest import TINY_STUDY, Copy
 
 REPORT = "results/report/tiny"
 HOSTILE = [
@@ -97,6 +98,44 @@ def test_charts_out_of_view_are_drawn_for_print(browser: Browser, page: Path):
         expect(view.locator("figure[data-chart] svg")).to_have_count(7)
         view.locator(".models input[value=tiny-qwen-m]").check()
         expect(view.locator("[data-chart=seeds]")).to_contain_text("w2g32-plain")
+
+
+def test_a_second_suite_of_the_same_questions_draws_nothing_and_has_its_own_tables(
+    browser: Browser, built: Copy, study: Path
+):
+    """What it asks the store holds: no engine starts for it."""
+    config = yaml.safe_load(yaml.safe_dump(TINY_STUDY))
+    config["suites"]["short"] = config["suites"]["arithmetic"] | {"benchmarks": ["addition"], "questions": 20}
+    grid = [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}]
+    config["studies"] = {"both": {"suites": ["arithmetic", "short"], "grid": grid}}
+    built_here = Copy.__new__(Copy)
+    built_here.root = study
+    built_here.write_config(config)
+    built_here.build()
+    for scheme in ("none/full", "rtn/w3"):
+        record = json.loads((study / f"results/generate/tiny-qwen-s/{scheme}/short.record.json").read_text())
+        assert (record["facts"]["generated"], record["wildcards"]["suite"]) == (0, "short")
+    folder = study / "results/report/both"
+    ours, theirs = (
+        pd.read_parquet(root / "results/score/tiny-qwen-s/rtn/w3" / name / "addition.parquet")
+        for root, name in ((study, "short"), (built.root, "arithmetic"))
+    )
+    both = ours.merge(theirs, on=["id", "seed", "extracted", "output_tokens", "correct_final"])
+    assert len(both) == len(ours) == 2 * 20
+    summary = pd.read_parquet(folder / "summary.parquet").set_index(["suite", "scheme", "benchmark"])
+    assert summary.loc[("short", "w3", "avg"), ["questions", "of"]].tolist() == [20, 200]
+    with opened(browser, folder / "index.html", "#outputs") as view:
+        see_all(view)
+        assert view.locator("#accuracy table").count() == 2
+        assert "addition, 20 of 200" in view.locator("#accuracy table").nth(1).text_content()
+        choose(view, suite="short", method="rtn/w3", show="all")
+        assert len(listed(view)) == 2 * 20
+        assert view.locator(".filters [name=benchmark] option").all_text_contents() == ["addition"]
+        assert "multiplication" in view.locator("[data-chart=seeds]").text_content()
+        view.locator(".suites input[value=short]").check()
+        view.wait_for_timeout(300)
+        see_all(view)
+        assert "multiplication" not in view.locator("[data-chart=seeds]").text_content()
 
 
 def test_a_study_of_baselines_alone_has_a_page(browser: Browser, built: Copy):

@@ -129,7 +129,7 @@ def test_tables_say_what_made_them_and_nothing_timed(built: Copy):
 
 
 def test_every_table_repeats_its_keys(built: Copy):
-    score = pd.read_parquet(built.root / "results/score/tiny-qwen-s/gptq/w3g32/addition.parquet")
+    score = pd.read_parquet(built.root / "results/score/tiny-qwen-s/gptq/w3g32/arithmetic/addition.parquet")
     keys = score[["model", "quantizer", "scheme", "suite", "benchmark"]].drop_duplicates().to_numpy().tolist()
     assert keys == [["tiny-qwen-s", "gptq", "w3g32", "arithmetic", "addition"]]
 

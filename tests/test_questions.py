@@ -216,8 +216,8 @@ def test_from_datasets_to_tables(published: Copy):
     rows = read_rows(published.root / "results/report/paper/accuracy.parquet")
     questions = {benchmark: len(made(published, benchmark)) for benchmark in SUITES["paper"]}
     assert len(rows) == 2 * 2 * len(questions)  # schemes, seeds
-    assert {row["benchmark"]: row["n"] for row in rows} == questions
-    folder = published.root / "results/score/tiny-qwen-s/smoothquant/w8a8kv8"
+    assert {row["benchmark"]: row["questions"] for row in rows} == questions
+    folder = published.root / "results/score/tiny-qwen-s/smoothquant/w8a8kv8/paper"
     for benchmark, count in questions.items():
         scores = read_rows(folder / f"{benchmark}.parquet")
         assert len(scores) == 2 * count

@@ -14,7 +14,7 @@ from scripts.run.errors import UserError
 SETTINGS = {
     "verdict": "correct",
     "cells": [["m", "none/full"], ["m", "rtn/w3"]],
-    "benchmarks": [["easy", [1, 2]], ["hard", [1, 2]]],
+    "suites": [["s", ["easy", "hard"], [1, 2]]],
 }
 
 
@@ -24,7 +24,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(record, "_current", {"record": {"inputs": {}, "code": {}, "parameters": {}}})
     right = {("none/full", "easy"): (4, 4), ("none/full", "hard"): (2, 3),
              ("rtn/w3", "easy"): (4, 3), ("rtn/w3", "hard"): (1, 0)}  # fmt: skip
-    for benchmark, _ in SETTINGS["benchmarks"]:
+    for benchmark in ("easy", "hard"):
         (tmp_path / "questions").mkdir(exist_ok=True)
         pd.DataFrame({"id": list("abcd"), "level": ["1", "1", "2", ""], "subject": ["", "sums", "", ""]}).to_parquet(
             tmp_path / f"questions/{benchmark}.parquet"
@@ -45,7 +45,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 for seed in (1, 2)
                 for index, question in enumerate("abcd")
             ]  # fmt: skip
-            path = tmp_path / "score/m" / scheme / f"{benchmark}.parquet"
+            path = tmp_path / "score/m" / scheme / f"s/{benchmark}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_parquet(path)
     return tmp_path
@@ -58,7 +58,7 @@ def samples(results: Path, verdict: str = "correct") -> pd.DataFrame:
 
 def test_rows_keep_their_order_when_settings_come_from_a_record(results: Path):
     """Records sort their keys: what is made again for an audit has the study's order all the same."""
-    settings = SETTINGS | {"benchmarks": SETTINGS["benchmarks"][::-1]}
+    settings = SETTINGS | {"suites": [["s", ["hard", "easy"], [1, 2]]]}
     settings = json.loads(json.dumps(settings, sort_keys=True))
     made = collect(results / "score", results / "questions", "study", settings).to_pandas()
     assert list(made["benchmark"].unique()) == ["hard", "easy"]
@@ -74,7 +74,7 @@ def test_accuracy_per_seed(results: Path):
     assert list(table.columns) == accuracy.SCHEMA.names
     assert len(table) == 2 * 2 * 2
     row = table.set_index(["scheme", "benchmark", "seed"]).loc[("full", "hard", 2)]
-    assert row["n"] == 4
+    assert row["questions"] == row["of"] == 4
     assert (row["accuracy"], row["accuracy_final"], row["truncated"]) == (75, 50, 25)
     assert (row["no_answer"], row["timeouts"], row["errors"]) == (1, 0, 0)
     assert (row["mean_tokens"], row["median_tokens"]) == (25, 25)
@@ -115,9 +115,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_an_incomplete_or_mixed_cell_stops_the_report_by_name(results: Path, case: str):
-    path = results / "score/m/rtn/w3/hard.parquet"
+    path = results / "score/m/rtn/w3/s/hard.parquet"
     BROKEN[case](pd.read_parquet(path)).to_parquet(path)
-    with pytest.raises(UserError, match=r"m/rtn/w3/hard\.parquet: .* 8 \(4 questions × 2 seeds\)"):
+    with pytest.raises(UserError, match=r"m/rtn/w3/s/hard\.parquet: .* 8 \(4 questions × 2 seeds\)"):
         tables(results)
 
 

@@ -37,12 +37,12 @@ def quantize(cells: set[str]) -> set[str]:
     return {f"quantize {cell}" for cell in cells}
 
 
-def generate(cells: set[str]) -> set[str]:
-    return {f"generate {cell}/arithmetic" for cell in cells}
+def generate(cells: set[str], suite: str = "arithmetic") -> set[str]:
+    return {f"generate {cell}/{suite}" for cell in cells}
 
 
-def score(cells: set[str], benchmarks: tuple[str, ...] = BENCHMARKS) -> set[str]:
-    return {f"score {cell}/{benchmark}" for cell, benchmark in itertools.product(cells, benchmarks)}
+def score(cells: set[str], benchmarks: tuple[str, ...] = BENCHMARKS, suite: str = "arithmetic") -> set[str]:
+    return {f"score {cell}/{suite}/{benchmark}" for cell, benchmark in itertools.product(cells, benchmarks)}
 
 
 def answers(cells: set[str]) -> set[str]:
@@ -221,6 +221,25 @@ def test_benchmark_added(built: Copy):
             | score(CELLS, (*BENCHMARKS, "long_multiplication"))
             | REPORTS
         )
+
+
+def test_suite_added(built: Copy):
+    """With a benchmark that another has, fewer questions and another seed: its own cells, and the tables."""
+
+    def add(config: dict) -> None:
+        config["suites"]["short"] = config["suites"]["arithmetic"] | {
+            "benchmarks": ["addition"], "questions": 20, "seeds": [1], "max_model_len": 96,
+        }  # fmt: skip
+        config["studies"]["tiny"]["suites"].append("short")
+
+    with reconfigured(built, add):
+        assert plan(built) == generate(CELLS, "short") | score(CELLS, ("addition",), "short") | TABLES
+
+
+def test_questions_raised(built: Copy):
+    """Which of a benchmark's questions a suite asks is no key of its samples: those there are are taken."""
+    with reconfigured(built, lambda config: config["suites"]["arithmetic"].update(questions=199)):
+        assert plan(built) == answers(CELLS) | REPORTS
 
 
 def test_verdict_of_a_study_changed(built: Copy):

@@ -112,7 +112,7 @@ def ran(cluster: Cluster, built: Copy, tmp_path_factory: pytest.TempPathFactory)
 
 def test_results_equal_those_of_the_local_run(ran: Study, built: Copy):
     for scheme in ("none/full", "rtn/w3"):
-        for name in ("generate/{}/arithmetic", "score/{}/addition", "score/{}/multiplication"):
+        for name in ("generate/{}/arithmetic", "score/{}/arithmetic/addition", "score/{}/arithmetic/multiplication"):
             path = f"results/{name.format(f'tiny-qwen-s/{scheme}')}.parquet"
             columns = [name for name in pq.read_schema(ran.root / path).names if name != "sample"]
             here, there = (pq.read_table(root / path, columns=columns) for root in (ran.root, built.root))

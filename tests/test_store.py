@@ -265,7 +265,7 @@ def test_an_altered_checkpoint_is_named(moved: Copy):
 def test_an_altered_table_is_named(moved: Copy):
     """The samples, when they are scored."""
     flip(moved.root / ARTIFACT)
-    process = rerun(moved, "results/score/tiny-qwen-s/none/full/addition.record.json")
+    process = rerun(moved, "results/score/tiny-qwen-s/none/full/arithmetic/addition.record.json")
     assert process.returncode == 1
     assert f"{ARTIFACT} was altered since it was made" in process.stderr
     assert f"delete {ARTIFACT} and run again" in process.stderr

@@ -13,7 +13,19 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from scripts.report import ablations, difficulty, drops, efficiency, errors, findings, headline, lengths, paper, summary
+from scripts.report import (
+    ablations,
+    accuracy,
+    difficulty,
+    drops,
+    efficiency,
+    errors,
+    findings,
+    headline,
+    lengths,
+    paper,
+    summary,
+)
 from scripts.report._tables import verdict_of, write_frame
 from scripts.run import record
 from scripts.run.describe import table_modules, tables
@@ -41,7 +53,7 @@ def rows_of(right: dict[str, list[str]], cells: list[tuple[str, str, str]]) -> p
                         {
                             "study": "s", "model": model, "quantizer": quantizer, "scheme": scheme, "suite": "t",
                             "benchmark": benchmark, "id": question, "seed": seed,
-                            "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
+                            "of": 4, "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
                             "subject": None, "extracted": "right" if correct else f"wrong {question}",
                             "verdict": "correct", "right": correct, "correct": correct, "correct_final": correct,
                             "status": "ok" if correct else "no_answer",
@@ -164,15 +176,61 @@ def test_sizes_by_hand():
     assert efficiency.kv_size(facts, {"kv_bits": 4, "before_bias": True}, False) == 28 * 4 * (2 * 128 * 4 + 16) / 8
 
 
-def test_times_of_several_suites_add_up():
+def test_times_are_those_of_the_record():
     machine = {"gpus": [{"name": "H200"}] * 2, "cpu": {"model": "Xeon", "cores": 2}, "wall_seconds": 30.0}
     facts = {"generated": 5, "output_tokens": 100, "tokens_per_second": 50.0}
-    stored = {"generated": 0, "output_tokens": 100, "tokens_per_second": 12.5}
-    assert efficiency.timed([machine | {"facts": facts}, machine | {"facts": stored}]) == {
-        "generated": 5, "tokens_per_second": 20, "seconds": 10, "wall_seconds": 60, "device": "2 × H200",
+    assert efficiency.timed(machine | {"facts": facts}) == {
+        "generated": 5, "tokens_per_second": 50, "seconds": 2, "wall_seconds": 30, "device": "2 × H200",
     }  # fmt: skip
-    unknown = facts | {"tokens_per_second": None}
-    assert efficiency.timed([machine | {"facts": facts}, machine | {"facts": unknown}])["seconds"] is None
+    assert efficiency.timed(machine | {"facts": facts | {"tokens_per_second": None}})["seconds"] is None
+
+
+def two_suites(samples: pd.DataFrame) -> pd.DataFrame:
+    """The same beside a suite that asks two of four questions of the second benchmark, with one seed."""
+    hard = samples[(samples["benchmark"] == "hard") & samples["id"].isin(["a", "b"]) & (samples["seed"] == 2)]
+    order = ["model", "quantizer", "scheme"]
+    both = pd.concat([samples, hard.assign(suite="u")])
+    places = {cell: i for i, cell in enumerate(dict.fromkeys(both[order].itertuples(index=False, name=None)))}
+    keys = [places[cell] for cell in both[order].itertuples(index=False, name=None)]
+    return both.iloc[np.argsort(keys, kind="stable")]
+
+
+def test_a_suite_is_an_axis_of_every_table(samples: pd.DataFrame):
+    """What is said of one suite is what would be said without the other, but for the number of comparisons."""
+    schemes = {"none/full": {}, "gptq/w3": {"corpus": "a"}, "gptq/w3-plain": {"corpus": "b"}}
+    both, keys = two_suites(samples), ["model", "quantizer", "scheme", "suite", "benchmark"]
+    for tabulate in (
+        drops.tabulate, lengths.measure, difficulty.compare, errors.count, summary.summarize, accuracy.tabulate,
+        lambda rows: ablations.tabulate(rows, schemes),
+    ):  # fmt: skip
+        table, alone = tabulate(both), tabulate(samples)
+        assert set(table["suite"]) == {"t", "u"}
+        chance = ["p_adjusted", "comparisons"]
+        kept = [name for name in table if name not in chance]
+        rows = table.loc[table["suite"] == "t", kept].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, alone[kept].reset_index(drop=True))
+        assert set(table["benchmark"][table["suite"] == "u"]) <= {"hard", "avg"}
+    table = drops.tabulate(both).set_index(keys[2:])
+    row = table.loc[("w3", "u", "hard")]
+    assert (row["questions"], row["of"], row["seeds"]) == (2, 4, 1)
+    assert (row["baseline"], row["accuracy"], row["drop"]) == (100, 0, -100)  # of the same suite
+    assert (table.loc[("w3", "u", "avg"), "drop"], table.loc[("w3", "t", "avg"), "drop"]) == (-100, -31.25)
+    assert set(table["comparisons"]) == {4, 6}  # averages; benchmarks
+    assert summary.summarize(both).set_index(keys[2:]).loc[("w3", "u", "avg"), "drop"] == -100
+
+
+def test_the_headline_has_a_table_for_each_suite_and_says_how_many_were_asked(samples: pd.DataFrame, tmp_path: Path):
+    both = two_suites(samples)
+    path = tmp_path / "summary.parquet"
+    write_frame(path, summary.summarize(both), summary.SCHEMA, verdict="correct")
+    tables = headline.headlines(pd.read_parquet(path), drops.tabulate(both))
+    assert {suite: list(table.columns[2:-2]) for suite, table in tables.items()} == {
+        "t": ["easy", "hard", "avg"], "u": ["hard", "avg"],
+    }  # fmt: skip
+    written = headline.markdown(tables, headline.note(path))
+    assert written.index("**t**") < written.index("**u**")
+    assert written.endswith("Questions asked: hard of u 2 of 4.\n")
+    assert headline.latex(tables, "").count(r"\begin{tabular}") == 2
 
 
 # As files
@@ -185,7 +243,7 @@ def test_a_study_of_baselines_alone_has_all_tables(samples: pd.DataFrame, tmp_pa
         drops: drops.tabulate(rows), ablations: ablations.tabulate(rows, {"none/full": {}}),
         difficulty: difficulty.compare(rows), lengths: lengths.measure(rows), errors: errors.count(rows),
         paper: paper.compare(rows, PUBLISHED),
-        findings: pd.DataFrame(findings.findings("s", {"study": evidence})),
+        findings: pd.DataFrame(findings.findings("s", {"t": evidence}, evidence)),
     }  # fmt: skip
     for module, frame in made.items():
         path = tmp_path / f"{module.__name__}.parquet"
@@ -239,7 +297,7 @@ def test_tables_of_a_study_agree(built: Copy):
     folder = built.root / "results/report/tiny"
     read = {name: pd.read_parquet(folder / f"{name}.parquet") for name in table_modules()}
     assert len(read["samples"]) == 6 * 2 * 200 * 2
-    keys = ["model", "quantizer", "scheme", "benchmark"]
+    keys = ["model", "quantizer", "scheme", "suite", "benchmark"]
     both = read["drops"].merge(read["summary"], on=keys, suffixes=("", "_summary"))
     assert len(both) == 4 * 3
     assert both["drop"].to_numpy() == pytest.approx(both["drop_summary"].to_numpy())
@@ -267,8 +325,9 @@ def test_the_readme_of_the_tables_follows_from_their_schemas(monkeypatch: pytest
 
 def test_the_headline_as_markdown_latex_and_in_colour(built: Copy):
     folder = built.root / "results/report/tiny"
-    table = headline.headline(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("summary", "drops")))
-    assert (folder / "summary.md").read_text() == headline.markdown(table, headline.note(folder / "summary.parquet"))
+    tables = headline.headlines(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("summary", "drops")))
+    assert (folder / "summary.md").read_text() == headline.markdown(tables, headline.note(folder / "summary.parquet"))
+    table = tables["arithmetic"]
     assert "(correct_final)" in (folder / "summary.md").read_text()
     row = table.set_index(["model", "quantizer/scheme"]).loc[("tiny-qwen-s", "rtn/w2g32")]
     lines = (folder / "summary.md").read_text().splitlines()

@@ -227,7 +227,7 @@ CAMPAIGN: dict[str, tuple[Callable[[], object], str, str]] = {
     "a scorer edited": (
         lambda: append("scripts/score/addition.py", "X = 1\n"),
         OTHER_CODE,
-        "results/score/tiny-qwen-m/gptq/w2g32-plain/addition",
+        "results/score/tiny-qwen-m/gptq/w2g32-plain/arithmetic/addition",
     ),
     "a comment in a quantizer": (
         lambda: append("scripts/quantize/gptq.py", "# x\n"),
@@ -308,7 +308,7 @@ def test_the_first_cause_is_said_in_words_with_status_1(study: Path):
     assert done.returncode == 1
     first, more = done.stdout.splitlines()
     assert first.startswith(
-        "made by other code than is here: results/score/tiny-qwen-m/gptq/w2g32-plain/addition.parquet: "
+        "made by other code than is here: results/score/tiny-qwen-m/gptq/w2g32-plain/arithmetic/addition.parquet: "
     )
     assert "scripts/score/addition.py had the SHA-256" in first
     assert more == "and 5 more (--all)"
@@ -383,7 +383,7 @@ def test_only_what_an_artifact_goes_back_to_is_verified(study: Path):
 def test_an_ill_record_behind_an_artifact_is_not_passed_over(study: Path):
     write(record_of(SCORES), b"{}")
     assert [cause.name for cause in causes(SUMMARY)] == [record_of(SCORES)]
-    copy(record_of("results/score/tiny-qwen-m/none/full/addition.parquet"), record_of(SCORES))
+    copy(record_of("results/score/tiny-qwen-m/none/full/arithmetic/addition.parquet"), record_of(SCORES))
     assert [cause.name for cause in causes("results/report/baselines/summary.parquet")] == [record_of(SCORES)]
 
 

@@ -70,11 +70,10 @@ def making(name: str) -> Making:
             own: Names = {"checkpoint": f"results/quantize/{model}/{quantizer}/{scheme}/checkpoint"}
             questions = f"results/questions/{NAME}\\.parquet"
             job = Making(_module("generate", "engine"), {"output": name}, own, questions)
-        case "score", [model, quantizer, scheme, file]:
-            samples = "/".join(map(re.escape, ("results/generate", model, quantizer, scheme)))
-            asked: Names = {"questions": f"results/questions/{file}"}
-            others = f"{samples}/{NAME}\\.parquet|results/datasets/{NAME}/files"
-            job = Making(_module("score", _stem(file)), {"output": name}, asked, others)
+        case "score", [model, quantizer, scheme, suite, file]:
+            samples = f"results/generate/{model}/{quantizer}/{scheme}/{suite}.parquet"
+            asked: Names = {"questions": f"results/questions/{file}", "samples": samples}
+            job = Making(_module("score", _stem(file)), {"output": name}, asked, f"results/datasets/{NAME}/files")
         case "report", [study, *_]:
             job = _of_report(name, f"results/report/{study}", "/".join(keys[1:]))
     if job is None:
@@ -112,7 +111,7 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
     elif file in ("findings.parquet", "paper.parquet"):
         job = Making(module, output, table("samples") | {"paper": PAPER})
     elif file == "samples.parquet":
-        scores = f"results/score/{cell}/{NAME}\\.parquet"
+        scores = f"results/score/{cell}/{NAME}/{NAME}\\.parquet"
         job = Making(module, output, others=f"{scores}|{questions}", fixed=places | {"scores": "results/score"})
     elif file == "efficiency.parquet":
         job = Making(module, output, table("summary"), f"results/quantize/{cell}/manifest\\.json", "manifests")

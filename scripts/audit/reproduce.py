@@ -22,7 +22,7 @@ CONFIG = "config/reproduce.yaml"
 SUITE = ("seeds", "max_model_len", "paper_seeds")  # the rest is the model's, or one of
 SAMPLING = {"": ("temperature", "top_p"), "recommended": ("sampling",)}
 CORPUS = ("sequences", "length", "seed", "cut")
-CELL = {"model", "quantizer", "scheme", "benchmark"}
+CELL = {"model", "quantizer", "scheme", "suite", "benchmark"}
 KEYS = {"study", *(column.name for column in SAMPLE_COLUMNS)}
 
 
@@ -91,7 +91,7 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
         settings = {
             key: recorded[key] for key in (*SUITE, *SAMPLING[recorded["sampling"]], *({"questions"} & recorded.keys()))
         }
-        if any(scored["wildcards"]["benchmark"] in questions for scored in by_rule["score"]):
+        if any(scored["wildcards"]["suite"] == suite for scored in by_rule["score"]):
             asked.add(suite)
             questions = [row["benchmark"]] if row["benchmark"] in questions else questions
             settings["seeds"] = [row["seed"]] if "seed" in row else settings["seeds"]

@@ -76,7 +76,7 @@ def _sample(results: Results, row: dict) -> dict[str, Any]:
     return {
         "question": look(f"results/questions/{keys['benchmark']}.parquet", {"id": keys["id"]}),
         "sample": drawn | _run(results, samples, drawn["sample"]) if drawn and samples in results.artifacts else drawn,
-        "verdict": look(f"results/score/{cell}/{keys['benchmark']}.parquet", keys),
+        "verdict": look(f"results/score/{cell}/{keys['suite']}/{keys['benchmark']}.parquet", keys),
     }
 
 

@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from scripts.report._tables import AVERAGE
+from scripts.report._tables import AVERAGE, CELL
 
 CLASSES = {  # class → colour, shape
     "lossless": ("#1f9e89", "circle"),
@@ -35,10 +35,17 @@ CONFIG = {
 }  # fmt: skip
 
 
+def by_suite(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
+    """The rows of each suite, in the study's order; of tables that know suites."""
+    of = {name: frame for name, frame in tables.items() if "suite" in frame}
+    suites = dict.fromkeys(of["accuracy"]["suite"])
+    return {suite: {name: frame[frame["suite"] == suite] for name, frame in of.items()} for suite in suites}
+
+
 def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
-    """The charts that show one model, by name; those that have nothing to show are left out."""
+    """The charts that show one model asked one suite, by name; those that have nothing to show are left out."""
     frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "difficulty", "accuracy")}
-    keys = ["study", "model", "quantizer", "scheme"]
+    keys = ["study", *CELL]
     of = {name: frame[frame["model"] == model].drop(columns=keys).round(3) for name, frame in frames.items()}
     lost = of["drops"][of["drops"]["benchmark"] == AVERAGE]
     longer = of["lengths"][of["lengths"]["ratio"].notna()]

@@ -4,25 +4,41 @@ import numpy as np
 import pandas as pd
 
 from scripts.report._statistics import detectable, drop_replicates, interval, sign_test
-from scripts.report._tables import AVERAGE
+from scripts.report._tables import AVERAGE, Cell
 
-Cell = tuple[str, str, str]
-SUMMED = ["questions", "wins", "losses"]
+SUMMED = ["wins", "losses"]
 COLUMNS = ["pair", "benchmark", *SUMMED, "seeds", "first", "second", "difference", "low", "high", "p", "detectable"]
 
 
-def compare(right: dict[tuple[str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]]) -> pd.DataFrame:
+def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]]) -> pd.DataFrame:
     """A row per pair and benchmark, `avg` last in each pair; `pair` is the position in `pairs`.
+
+    Both cells of a pair have answered one suite, over whose benchmarks the average is.
 
     `first` and `second` are accuracies in percent, `difference` is second minus first, in points.
 
     Args:
         right: verdicts, `(questions, seeds)` of each cell and benchmark.
     """
-    if not pairs:
+    suites: dict[str, list[int]] = {}
+    for position, (_, cell) in enumerate(pairs):
+        suites.setdefault(cell[3], []).append(position)
+    tables = [_of_suite(right, suite, pairs, positions) for suite, positions in suites.items()]
+    if not tables:
         return pd.DataFrame(columns=COLUMNS)
+    return pd.concat(tables).sort_values("pair", kind="stable", ignore_index=True)[COLUMNS]
+
+
+def _of_suite(
+    right: dict[tuple[str, str, str, str, str], np.ndarray],
+    suite: str,
+    pairs: list[tuple[Cell, Cell]],
+    positions: list[int],
+) -> pd.DataFrame:
+    """The rows of the pairs at these positions, all of one suite."""
+    pairs = [pairs[position] for position in positions]
     tables, replicates = [], []
-    for benchmark in dict.fromkeys(key[3] for key in right):
+    for benchmark in dict.fromkeys(key[4] for key in right if key[3] == suite):
         first, second = (
             np.stack([right[*pair[side], benchmark].sum(axis=1) for pair in pairs], axis=1) for side in (0, 1)
         )
@@ -30,9 +46,8 @@ def compare(right: dict[tuple[str, str, str, str], np.ndarray], pairs: list[tupl
         replicates.append(drop_replicates(second - first, np.full(questions, seeds), benchmark))
         table = pd.DataFrame(
             {
-                "pair": range(len(pairs)),
+                "pair": positions,
                 "benchmark": benchmark,
-                "questions": questions,
                 "seeds": seeds,
                 "first": 100 * first.sum(axis=0) / (questions * seeds),
                 "second": 100 * second.sum(axis=0) / (questions * seeds),
@@ -44,8 +59,7 @@ def compare(right: dict[tuple[str, str, str, str], np.ndarray], pairs: list[tupl
     groups = pd.concat(tables).groupby("pair", as_index=False)
     means = groups[["seeds", "first", "second"]].mean().astype({"seeds": int})
     average = means.merge(groups[SUMMED].sum(), on="pair").assign(benchmark=AVERAGE)
-    tables.append(_with_interval(average, np.mean(replicates, axis=0)))
-    return pd.concat(tables).sort_values("pair", kind="stable", ignore_index=True)[COLUMNS]
+    return pd.concat([*tables, _with_interval(average, np.mean(replicates, axis=0))])
 
 
 def _with_interval(table: pd.DataFrame, replicates: np.ndarray) -> pd.DataFrame:

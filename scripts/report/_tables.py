@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scripts.table import CELL_COLUMNS, column, read_said, write_table
+from scripts.table import CELL_COLUMNS, SUITE_COLUMN, column, read_said, write_table
 
-CELL = ["model", "quantizer", "scheme"]
+CHECKPOINT = ["model", "quantizer", "scheme"]
+CELL = [*CHECKPOINT, "suite"]
+Cell = tuple[str, str, str, str]
 BASELINE = ("none", "full")
 AVERAGE = "avg"
 # What a study's tables may rest on, in words for readers; its key `verdict` in the config says which.
@@ -18,8 +20,14 @@ VERDICTS = {
     "correct_final": "An answer is right if a careful human would say so of what stands behind the thought "
     "(correct_final).",
 }
-STUDY_COLUMNS = [column("study", pa.string(), "name of the study"), *CELL_COLUMNS]
-BENCHMARK_OR_AVERAGE = column("benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of all")
+STUDY_COLUMNS = [column("study", pa.string(), "name of the study"), *CELL_COLUMNS, SUITE_COLUMN]
+BENCHMARK_OR_AVERAGE = column(
+    "benchmark", pa.string(), f"name of the benchmark, or {AVERAGE}: the plain mean of the suite's"
+)
+COUNT_COLUMNS = [
+    column("questions", pa.int64(), "questions that the suite asks"),
+    column("of", pa.int64(), "questions that the benchmark has"),
+]
 
 
 def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema, **said: str) -> None:
@@ -39,8 +47,17 @@ def verdict_of(table: Path) -> str:
     return read_said(table, "verdict")
 
 
-def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, str], np.ndarray]:
-    """`(questions, seeds)` of a column for each model, quantizer, scheme and benchmark, in the study's order.
+def is_baseline(cell: Cell) -> bool:
+    return cell[1:3] == BASELINE
+
+
+def baseline_of(cell: Cell) -> Cell:
+    """The cell that it is paired with: full precision, of the same model, asked the same suite."""
+    return (cell[0], *BASELINE, cell[3])
+
+
+def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, str, str], np.ndarray]:
+    """`(questions, seeds)` of a column for each model, quantizer, scheme, suite and benchmark, in the study's order.
 
     Questions and seeds are sorted, so that the same row and column of two cells are the same question and seed.
     """
@@ -50,7 +67,16 @@ def by_question(samples: pd.DataFrame, value: str) -> dict[tuple[str, str, str, 
     }
 
 
-def in_order(table: pd.DataFrame, cells: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
+def counted(table: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The table with how many questions were asked of how many, of each suite and benchmark; `avg` has the sums."""
+    groups = samples.groupby(["suite", "benchmark"], sort=False, as_index=False)
+    counts = groups.agg(questions=("id", "nunique"), of=("of", "first"))
+    sums = counts.groupby("suite", as_index=False)[["questions", "of"]].sum().assign(benchmark=AVERAGE)
+    keys = ["suite", "benchmark"]
+    return table.merge(pd.concat([counts, sums]), on=keys, how="left", validate="many_to_one")
+
+
+def in_order(table: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
     """The table's rows cell by cell; those of one cell keep their order."""
     position = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
     found = [position[cell] for cell in table[CELL].itertuples(index=False, name=None)]

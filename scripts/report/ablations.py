@@ -13,21 +13,31 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._pairs import compare
-from scripts.report._tables import BENCHMARK_OR_AVERAGE, by_question, verdict_of, write_frame
+from scripts.report._tables import (
+    BENCHMARK_OR_AVERAGE,
+    CELL,
+    COUNT_COLUMNS,
+    by_question,
+    counted,
+    verdict_of,
+    write_frame,
+)
 from scripts.run.stage import Input, Output, Settings, stage
-from scripts.table import column
+from scripts.table import SUITE_COLUMN, column
 
 SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
         column("model", pa.string(), "name of a file in config/models/"),
         column("quantizer", pa.string(), "algorithm, a file in scripts/quantize/"),
+        SUITE_COLUMN,
         column("scheme_a", pa.string(), "the scheme that stands first in the study"),
         column("scheme_b", pa.string(), "the other scheme"),
         column("setting", pa.string(), "key of config/quantizers.yaml in which they differ, the only one"),
         column("value_a", pa.string(), "its value in scheme_a; null: it has none"),
         column("value_b", pa.string(), "its value in scheme_b; null: it has none"),
         BENCHMARK_OR_AVERAGE,
+        *COUNT_COLUMNS,
         column("accuracy_a", pa.float64(), "accuracy of scheme_a, in percent"),
         column("accuracy_b", pa.float64(), "accuracy of scheme_b, in percent"),
         column("difference", pa.float64(), "accuracy_b minus accuracy_a, in points"),
@@ -52,24 +62,24 @@ def tabulate(samples: pd.DataFrame, schemes: dict[str, dict]) -> pd.DataFrame:
         schemes: "quantizer/scheme" → settings.
     """
     right = by_question(samples, "right")
-    cells = dict.fromkeys(key[:3] for key in right)
+    cells = dict.fromkeys(key[:4] for key in right)
     found = []
     for a, b in combinations(cells, 2):
-        of_a, of_b = (schemes[f"{quantizer}/{scheme}"] for _, quantizer, scheme in (a, b))
-        key = setting_that_differs(of_a, of_b) if a[:2] == b[:2] else None
+        of_a, of_b = (schemes[f"{quantizer}/{scheme}"] for _, quantizer, scheme, _ in (a, b))
+        key = setting_that_differs(of_a, of_b) if (*a[:2], a[3]) == (*b[:2], b[3]) else None
         if key:
             values = [str(value) if (value := of.get(key)) is not None else None for of in (of_a, of_b)]
             found.append((a, b, [*a, b[2], key, *values]))
-    names = ["model", "quantizer", "scheme_a", "scheme_b", "setting", "value_a", "value_b"]
+    names = ["model", "quantizer", "scheme_a", "suite", "scheme_b", "setting", "value_a", "value_b"]
     pairs = compare(right, [(a, b) for a, b, _ in found])
     keys = pd.DataFrame([found[pair][2] for pair in pairs["pair"]], columns=names, index=pairs.index)
     pairs = pairs.rename(columns={"first": "accuracy_a", "second": "accuracy_b"})
-    return keys.join(pairs).assign(study=samples["study"].iloc[0])[SCHEMA.names]
+    return counted(keys.join(pairs).assign(study=samples["study"].iloc[0]), samples)[SCHEMA.names]
 
 
 @stage
 def main(samples: Input, output: Output, settings: Settings) -> None:
-    columns = ["study", "model", "quantizer", "scheme", "benchmark", "id", "seed", "right"]
+    columns = ["study", *CELL, "benchmark", "id", "seed", "right", "of"]
     rows = pd.read_parquet(samples, columns=columns)
     write_frame(output, tabulate(rows, settings["schemes"]), SCHEMA, verdict=verdict_of(samples))
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import CELL, STUDY_COLUMNS, verdict_of, write_frame
+from scripts.report._tables import CELL, COUNT_COLUMNS, STUDY_COLUMNS, verdict_of, write_frame
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, SEED_COLUMN, column
 
@@ -12,7 +12,7 @@ SCHEMA = pa.schema(
         *STUDY_COLUMNS,
         BENCHMARK_COLUMN,
         SEED_COLUMN,
-        column("n", pa.int64(), "questions"),
+        *COUNT_COLUMNS,
         column("accuracy", pa.float64(), "share of right answers by the study's verdict, in percent"),
         column("accuracy_whole", pa.float64(), "the same by `correct`: the study's rule, whole output searched"),
         column("accuracy_final", pa.float64(), "the same by `correct_final`: what stands behind the thought"),
@@ -39,7 +39,8 @@ def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     )
     groups = samples.groupby(["study", *CELL, "benchmark", "seed"], sort=False, as_index=False)
     return groups.agg(
-        n=("id", "size"),
+        questions=("id", "size"),
+        of=("of", "first"),
         **{column: (column, "mean") for column in ("accuracy", "accuracy_whole", "accuracy_final", "truncated")},
         **{column: (column, "sum") for column in COUNTED},
         mean_tokens=("output_tokens", "mean"),

@@ -12,7 +12,18 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._statistics import drop_replicates, interval
-from scripts.report._tables import BASELINE, CELL, STUDY_COLUMNS, by_question, in_order, verdict_of, write_frame
+from scripts.report._tables import (
+    CELL,
+    COUNT_COLUMNS,
+    STUDY_COLUMNS,
+    baseline_of,
+    by_question,
+    counted,
+    in_order,
+    is_baseline,
+    verdict_of,
+    write_frame,
+)
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, column
 
@@ -20,6 +31,7 @@ SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
         BENCHMARK_COLUMN,
+        *COUNT_COLUMNS,
         column("by", pa.string(), "level: as the benchmark states it; solve_rate: of the baseline in its other seeds"),
         column("bin", pa.string(), "the level, or right answers of the baseline / its other seeds, as in 1/2"),
         column("n", pa.int64(), "answers compared: question × seed"),
@@ -45,12 +57,14 @@ def bins(baseline: np.ndarray, levels: np.ndarray) -> Iterator[tuple[str, str, n
 def compare(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per cell but the baseline's, benchmark and bin, from one row per sample."""
     right = by_question(samples, "right")
-    levels = {b: rows.drop_duplicates("id").sort_values("id") for b, rows in samples.groupby("benchmark", sort=False)}
+    groups = samples.groupby(["suite", "benchmark"], sort=False)
+    levels = {key: rows.drop_duplicates("id").sort_values("id")["level"].to_numpy() for key, rows in groups}
     tables = [SCHEMA.empty_table().to_pandas()]
-    for model, benchmark in dict.fromkeys((key[0], key[3]) for key in right):
-        cells = [key[:3] for key in right if (key[0], key[3]) == (model, benchmark) and key[1:3] != BASELINE]
-        baseline = right[model, *BASELINE, benchmark]
-        for by, name, mask in bins(baseline, levels[benchmark]["level"].to_numpy()) if cells else []:
+    for model, suite, benchmark in dict.fromkeys((key[0], *key[3:]) for key in right):
+        same = (model, suite, benchmark)
+        cells = [key[:4] for key in right if (key[0], *key[3:]) == same and not is_baseline(key)]
+        baseline = right[*baseline_of(cells[0]), benchmark] if cells else None
+        for by, name, mask in bins(baseline, levels[suite, benchmark]) if cells else []:
             questions = mask.any(axis=1)
             asked = mask[questions].sum(axis=1)
             counts = np.stack([(right[*cell, benchmark] & mask)[questions].sum(axis=1) for cell in cells], axis=1)
@@ -60,7 +74,8 @@ def compare(samples: pd.DataFrame) -> pd.DataFrame:
             table = pd.DataFrame(cells, columns=CELL).assign(benchmark=benchmark, by=by, bin=name, n=asked.sum())
             table = table.assign(baseline=share, accuracy=accuracy, drop=accuracy - share, low=low, high=high)
             tables.append(table.assign(study=samples["study"].iloc[0]))
-    return in_order(pd.concat(tables), (key[:3] for key in right))[SCHEMA.names]
+    table = in_order(pd.concat(tables).drop(columns=["questions", "of"]), (key[:4] for key in right))
+    return counted(table, samples)[SCHEMA.names]
 
 
 @stage

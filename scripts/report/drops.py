@@ -1,8 +1,8 @@
 """`drops.parquet`: what each cell loses against the baseline, paired by question and seed, and how sure that is.
 
-`drop` is accuracy minus baseline, as in the paper: a loss is negative. `avg` resamples within each benchmark and
-weighs benchmarks equally; its sign test pools the questions of all. p is corrected twice: over the cells for `avg`,
-over cells × benchmarks for the rest (`comparisons` says how many).
+Both are asked the same suite. `drop` is accuracy minus baseline, as in the paper: a loss is negative. `avg` resamples
+within each benchmark and weighs the suite's benchmarks equally; its sign test pools the questions of all. p is
+corrected twice: over the cells for `avg`, over cells × benchmarks for the rest (`comparisons` says how many).
 """
 
 import pandas as pd
@@ -12,11 +12,14 @@ from scripts.report._pairs import compare
 from scripts.report._statistics import classify, holm
 from scripts.report._tables import (
     AVERAGE,
-    BASELINE,
     BENCHMARK_OR_AVERAGE,
     CELL,
+    COUNT_COLUMNS,
     STUDY_COLUMNS,
+    baseline_of,
     by_question,
+    counted,
+    is_baseline,
     verdict_of,
     write_frame,
 )
@@ -27,7 +30,7 @@ SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
         BENCHMARK_OR_AVERAGE,
-        column("questions", pa.int64(), "questions that both have answered"),
+        *COUNT_COLUMNS,
         column("seeds", pa.int64(), "answers to each question"),
         column("baseline", pa.float64(), "accuracy of none/full, in percent"),
         column("accuracy", pa.float64(), "accuracy of this cell, in percent"),
@@ -52,20 +55,20 @@ SCHEMA = pa.schema(
 def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per cell but the baseline's and benchmark, `avg` last in each cell, from one row per sample."""
     right = by_question(samples, "right")
-    cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
-    pairs = compare(right, [((cell[0], *BASELINE), cell) for cell in cells])
+    cells = [cell for cell in dict.fromkeys(key[:4] for key in right) if not is_baseline(cell)]
+    pairs = compare(right, [(baseline_of(cell), cell) for cell in cells])
     family = pairs.groupby(pairs["benchmark"] == AVERAGE)["p"]
     pairs = pairs.assign(p_adjusted=family.transform(holm), comparisons=family.transform("size"))
     classes = [classify(*ends) for ends in zip(pairs["low"], pairs["high"], strict=True)]
     keys = pd.DataFrame([cells[pair] for pair in pairs["pair"]], columns=CELL, index=pairs.index)
     names = {"first": "baseline", "second": "accuracy", "difference": "drop"}
     table = keys.join(pairs.rename(columns=names)).assign(study=samples["study"].iloc[0], **{"class": classes})
-    return table[SCHEMA.names]
+    return counted(table, samples)[SCHEMA.names]
 
 
 @stage
 def main(samples: Input, output: Output) -> None:
-    columns = ["study", *CELL, "benchmark", "id", "seed", "right"]
+    columns = ["study", *CELL, "benchmark", "id", "seed", "right", "of"]
     rows = pd.read_parquet(samples, columns=columns)
     write_frame(output, tabulate(rows), SCHEMA, verdict=verdict_of(samples))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import AVERAGE, STUDY_COLUMNS, verdict_of, write_frame
+from scripts.report._tables import AVERAGE, CELL, STUDY_COLUMNS, verdict_of, write_frame
 from scripts.run.errors import UserError
 from scripts.run.record import record_path, told
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -22,7 +22,7 @@ from scripts.table import column
 SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
-        column("accuracy", pa.float64(), "mean over seeds and benchmarks, in percent"),
+        column("accuracy", pa.float64(), "mean over seeds and the suite's benchmarks, in percent"),
         column("weight_bits", pa.float64(), "mean nominal bits of a weight of the decoder blocks' linear layers"),
         column(
             "activation_bits",
@@ -99,17 +99,15 @@ def sizes(facts: dict, scheme: dict, quantizer: str, published: dict) -> dict:
     return stated | {"kv_bytes": kv_size(facts, cached, mx)}
 
 
-def timed(records: list[dict]) -> dict:
-    """The facts of a cell's `generate` records, one for each suite, added up."""
-    facts = [record["facts"] for record in records]
-    known = all(fact["tokens_per_second"] for fact in facts)
-    seconds = sum(fact["output_tokens"] / fact["tokens_per_second"] for fact in facts) if known else None
+def timed(record: dict) -> dict:
+    """What the record of `generate` tells of a cell."""
+    speed = record["facts"]["tokens_per_second"]
     return {
-        "generated": sum(fact["generated"] for fact in facts),
-        "tokens_per_second": sum(fact["output_tokens"] for fact in facts) / seconds if seconds else None,
-        "seconds": seconds,
-        "wall_seconds": sum(record["wall_seconds"] for record in records),
-        "device": " + ".join(dict.fromkeys(map(device, records))),
+        "generated": record["facts"]["generated"],
+        "tokens_per_second": speed,
+        "seconds": record["facts"]["output_tokens"] / speed if speed else None,
+        "wall_seconds": record["wall_seconds"],
+        "device": device(record),
     }
 
 
@@ -122,27 +120,26 @@ def device(record: dict) -> str:
 
 @stage
 def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) -> None:
-    """`settings`: `suites`, `models` (name → facts) and `schemes` ("quantizer/scheme" → settings)."""
+    """`settings`: `models` (name → facts) and `schemes` ("quantizer/scheme" → settings)."""
     averages = pd.read_parquet(summary)
     averages = averages[averages["benchmark"] == AVERAGE]
     held = {manifest.parts[-4:-1]: json.loads(manifest.read_text(encoding="utf-8")) for manifest in manifests}
     rows = []
     for cell in averages.itertuples(index=False):
         facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
-        folder = Path("results/generate", cell.model, cell.quantizer, cell.scheme)
-        paths = [folder / f"{suite}.parquet" for suite in settings["suites"]]
-        records = [told(path, "facts", "wall_seconds", "gpus", "cpu") for path in paths]
-        if None in records:
-            path = record_path(paths[records.index(None)])
-            raise UserError(f"{path} is missing: delete {folder} and run again; finished samples are in the store")
+        path = Path("results/generate", cell.model, cell.quantizer, cell.scheme, f"{cell.suite}.parquet")
+        if (made := told(path, "facts", "wall_seconds", "gpus", "cpu")) is None:
+            raise UserError(
+                f"{record_path(path)} is missing: delete {path} and run again; finished samples are in the store"
+            )
         manifest = held[cell.model, cell.quantizer, cell.scheme]
         rows.append(
             {
-                **{name: getattr(cell, name) for name in ("study", "model", "quantizer", "scheme")},
+                **{name: getattr(cell, name) for name in ("study", *CELL)},
                 "accuracy": cell.mean,
                 **sizes(facts, scheme, cell.quantizer, manifest.get("sizes", {})),
                 "disk_bytes": sum(file["bytes"] for file in manifest["files"].values()),
-                **timed(records),
+                **timed(made),
             }
         )
     write_frame(output, pd.DataFrame(rows), SCHEMA, verdict=verdict_of(summary))

@@ -3,7 +3,7 @@
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import CELL, STUDY_COLUMNS, verdict_of, write_frame
+from scripts.report._tables import CELL, COUNT_COLUMNS, STUDY_COLUMNS, counted, verdict_of, write_frame
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, column
 
@@ -11,6 +11,7 @@ SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
         BENCHMARK_COLUMN,
+        *COUNT_COLUMNS,
         column("status", pa.string(), "of judging: ok, no_answer, timeout, error, or how a program ended otherwise"),
         column("finish_reason", pa.string(), "of the output: stop, or length: truncated"),
         column("count", pa.int64(), "outputs"),
@@ -27,7 +28,7 @@ def count(samples: pd.DataFrame) -> pd.DataFrame:
         ends = rows.groupby(["status", "finish_reason"], as_index=False).agg(count=("id", "size"))
         ends = ends.assign(share=100 * ends["count"] / len(rows))
         pieces.append(ends.assign(**dict(zip(keys, key, strict=True))))
-    return pd.concat(pieces)[SCHEMA.names]
+    return counted(pd.concat(pieces), samples)[SCHEMA.names]
 
 
 @stage

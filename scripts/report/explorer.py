@@ -1,8 +1,8 @@
 """`explorer/files/`: every output of a study, in pieces that the page loads when they are looked at.
 
-    questions/{benchmark}.js                                 the questions
-    verdicts/{model}/{quantizer}/{scheme}/{benchmark}.js     verdicts of all samples, by question, then by seed
-    outputs/{model}/{quantizer}/{scheme}/{benchmark}/{n}.js  outputs of the n-th run of questions
+    questions/{suite}/{benchmark}.js                                 the questions
+    verdicts/{model}/{quantizer}/{scheme}/{suite}/{benchmark}.js     verdicts of all samples, by question, then by seed
+    outputs/{model}/{quantizer}/{scheme}/{suite}/{benchmark}/{n}.js  outputs of the n-th run of questions
 
 A page that was opened from a disk may load scripts and nothing else: so each piece is a script, one call of `receive`
 with its name and its content, JSON in gzip in base64. Texts are HTML already (`_html.py`).
@@ -18,6 +18,7 @@ import pandas as pd
 
 from scripts.manifest import write_manifest
 from scripts.report._html import shorten, to_html, visible
+from scripts.report._tables import CELL
 from scripts.run import record
 from scripts.run.stage import Input, Output, Parameter, stage
 from scripts.table import read_said
@@ -83,17 +84,19 @@ def write_cell(folder: Path, name: str, answers: pd.DataFrame, closed: str) -> N
 def main(samples: Input, generate: Parameter, questions: Parameter, manifest: Output, files: Output) -> None:
     verdicts = pd.read_parquet(samples)
     asked = {name: Path(questions) / f"{name}.parquet" for name in verdicts["benchmark"].unique()}
-    keys = ["model", "quantizer", "scheme", "suite"]
-    outputs = {key: Path(generate, *key).with_suffix(".parquet") for key in verdicts.groupby(keys, sort=False).groups}
+    outputs = {
+        cell: Path(generate, *cell).with_suffix(".parquet") for cell in verdicts.groupby(CELL, sort=False).groups
+    }
     record.add_inputs([*asked.values(), *outputs.values()])
-    order = {}
-    for benchmark, path in asked.items():
-        rows = pd.read_parquet(path).to_dict("records")
-        order |= {(benchmark, row["id"]): position for position, row in enumerate(rows)}
-        write_piece(files, f"questions/{benchmark}", [question_entry(row) for row in rows])
-    for (*cell, suite), rows in verdicts.groupby(keys, sort=False):
-        texts = pd.read_parquet(outputs[*cell, suite], columns=["benchmark", "id", "seed", "output"])
-        closed = read_said(outputs[*cell, suite], "think").split()[1]
+    order, known = {}, {benchmark: pd.read_parquet(path).to_dict("records") for benchmark, path in asked.items()}
+    for (suite, benchmark), answers in verdicts.groupby(["suite", "benchmark"], sort=False):
+        chosen = set(answers["id"])
+        rows = [row for row in known[benchmark] if row["id"] in chosen]
+        order |= {(benchmark, row["id"]): position for position, row in enumerate(known[benchmark])}
+        write_piece(files, f"questions/{suite}/{benchmark}", [question_entry(row) for row in rows])
+    for cell, rows in verdicts.groupby(CELL, sort=False):
+        texts = pd.read_parquet(outputs[cell], columns=["benchmark", "id", "seed", "output"])
+        closed = read_said(outputs[cell], "think").split()[1]
         both = rows.merge(texts, on=["benchmark", "id", "seed"], validate="one_to_one")
         both["position"] = [order[key] for key in zip(both["benchmark"], both["id"], strict=True)]
         for benchmark, answers in both.sort_values(["position", "seed"]).groupby("benchmark", sort=False):

@@ -12,11 +12,18 @@ PIXELS_PER_INCH = 200
 
 
 def of_study(tables: dict[str, pd.DataFrame]) -> dict[str, alt.TopLevelMixin]:
-    """Each chart of the page by name, the models' below each other; one with nothing to show is left out."""
-    found: dict[str, list[alt.TopLevelMixin]] = {"pareto": [charts.pareto(tables["efficiency"])]}
-    for model in dict.fromkeys(tables["accuracy"]["model"]):
-        for name, chart in charts.of_model(tables, model).items():
-            found.setdefault(name, []).append(chart.properties(title=alt.Title(model, fontSize=14, frame="bounds")))
+    """Each chart of the page by name, suites and models below each other; one with nothing to show is left out."""
+    found: dict[str, list[alt.TopLevelMixin]] = {}
+    suites = charts.by_suite(tables)
+    for suite, of_suite in suites.items():
+        named = [suite] if len(suites) > 1 else []
+        drawn = [("pareto", "", charts.pareto(of_suite["efficiency"]))]
+        for model in dict.fromkeys(of_suite["accuracy"]["model"]):
+            drawn += [(name, model, chart) for name, chart in charts.of_model(of_suite, model).items()]
+        for name, model, chart in drawn:
+            title = ", ".join([*([model] if model else []), *named])
+            titled = chart.properties(title=alt.Title(title, fontSize=14, frame="bounds")) if title else chart
+            found.setdefault(name, []).append(titled)
     return {name: alt.vconcat(*parts, spacing=36).configure(**charts.CONFIG) for name, parts in found.items()}
 
 

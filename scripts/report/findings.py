@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from scripts.report._claims import CLAIMS, Claim, Evidence
 from scripts.report._statistics import RESAMPLES, drop_replicates, interval, ratio_replicates
-from scripts.report._tables import AVERAGE, BASELINE, CELL, by_question, verdict_of, write_frame
+from scripts.report._tables import AVERAGE, BASELINE, CHECKPOINT, by_question, verdict_of, write_frame
 from scripts.run.stage import Input, Output, Settings, stage
 from scripts.table import column
 
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         column("claim", pa.string(), "short name of the claim"),
         column("statement", pa.string(), "what is claimed (arXiv 2504.04823)"),
         column("source", pa.string(), "whose rows judge it: study (this one) or paper (its 117)"),
+        column("suite", pa.string(), "name of the suite that the cells were asked; null: of the paper"),
         column("test", pa.string(), "what the number is, its unit, and where it must lie"),
         column("n", pa.int64(), "units: cells, or pairs of cells"),
         column("value", pa.float64(), "median or mean over the units, as the test says; null: not tested"),
@@ -40,8 +41,11 @@ SEEDS = 3  # of the paper
 
 
 def of_study(samples: pd.DataFrame, settings: dict) -> Evidence:
-    """Drops and lengths with their replicates, from one row per sample."""
-    right, tokens = by_question(samples, "right"), by_question(samples, "output_tokens")
+    """Drops and lengths with their replicates, from one row per sample, all of one suite."""
+    right, tokens = (
+        {(*key[:3], key[4]): values for key, values in by_question(samples, name).items()}
+        for name in ("right", "output_tokens")
+    )
     cells = [cell for cell in dict.fromkeys(key[:3] for key in right) if cell[1:] != BASELINE]
     if not cells:
         return Evidence([], np.empty((1 + RESAMPLES, 0, 1)), {}, None, **settings)
@@ -68,7 +72,7 @@ def sums(values: dict, keys: list[tuple[str, str, str, str]]) -> np.ndarray:
 def of_paper(rows: pd.DataFrame, settings: dict) -> Evidence:
     """Drops with their replicates, from the paper's rows: mean and deviation of each cell and benchmark."""
     rows = rows[rows["benchmark"] != AVERAGE]
-    means = rows.pivot_table(index=CELL, columns="benchmark", values="mean", sort=False)
+    means = rows.pivot_table(index=CHECKPOINT, columns="benchmark", values="mean", sort=False)
     pooled = (rows["std"] ** 2).groupby(rows["benchmark"]).mean()[means.columns].to_numpy() ** 0.5
     noise = np.random.default_rng(zlib.crc32(b"paper")).normal(size=(RESAMPLES, *means.shape))
     values = np.concatenate([np.zeros((1, *means.shape)), noise * pooled / SEEDS**0.5]) + means.to_numpy()
@@ -95,11 +99,12 @@ def judge(claim: Claim, evidence: Evidence) -> dict:
     }  # fmt: skip
 
 
-def findings(study: str, sources: dict[str, Evidence]) -> Iterator[dict]:
+def findings(study: str, suites: dict[str, Evidence], paper: Evidence) -> Iterator[dict]:
+    sources = [*(("study", suite, evidence) for suite, evidence in suites.items()), ("paper", None, paper)]
     for claim in CLAIMS:
-        for source, evidence in sources.items():
+        for source, suite, evidence in sources:
             words = {"claim": claim.name, "statement": claim.statement, "test": claim.test}
-            yield {"study": study, **words, "source": source, **judge(claim, evidence)}
+            yield {"study": study, **words, "source": source, "suite": suite, **judge(claim, evidence)}
 
 
 @stage
@@ -107,8 +112,8 @@ def main(samples: Input, paper: Input, output: Output, settings: Settings) -> No
     """`settings`: `models` (name → facts), `schemes` and `own_reasoning`, as in `Evidence`."""
     rows = pd.read_parquet(samples)
     nothing = {"schemes": {}, "own_reasoning": []}  # that the paper's rows would tell of calibration
-    sources = {"study": of_study(rows, settings), "paper": of_paper(pd.read_csv(paper), settings | nothing)}
-    table = pd.DataFrame(findings(rows["study"].iloc[0], sources))
+    suites = {suite: of_study(part, settings) for suite, part in rows.groupby("suite", sort=False)}
+    table = pd.DataFrame(findings(rows["study"].iloc[0], suites, of_paper(pd.read_csv(paper), settings | nothing)))
     write_frame(output, table, SCHEMA, verdict=verdict_of(samples))
 
 

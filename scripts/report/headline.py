@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts.report._tables import AVERAGE, BASELINE, CELL, VERDICTS, verdict_of
+from scripts.report._tables import AVERAGE, CELL, VERDICTS, is_baseline, verdict_of
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Output, stage
 
@@ -15,8 +15,14 @@ NOTE = (
 )
 
 
+def headlines(summary: pd.DataFrame, drops: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table of each suite."""
+    suites = dict.fromkeys(summary["suite"])
+    return {suite: headline(*(frame[frame["suite"] == suite] for frame in (summary, drops))) for suite in suites}
+
+
 def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> pd.DataFrame:
-    """One row of text per cell: model, quantizer/scheme, each benchmark, avg, drop and class."""
+    """One row of text per cell of a suite: model, quantizer/scheme, each benchmark, avg, drop and class."""
     benchmarks = list(summary["benchmark"].unique())
     lost = drops[drops["benchmark"] == AVERAGE].set_index(CELL)
     rows = []
@@ -27,7 +33,7 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> pd.DataFrame:
             mean, std = values.loc[benchmark, ["mean", "std"]]
             row[benchmark] = f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
         row |= {"drop": "", "class": ""}
-        if cell[1:] != BASELINE:
+        if not is_baseline(cell):
             drop = lost.loc[cell]
             row["drop"] = f"{drop['drop']:+.1f} [{drop['low']:+.1f}, {drop['high']:+.1f}]"
             row["class"] = drop["class"]
@@ -36,26 +42,37 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> pd.DataFrame:
 
 
 def note(summary: Path) -> str:
-    """What stands below the table, with the verdict on which it rests."""
-    return f"{NOTE} {VERDICTS[verdict_of(summary)]}"
+    """What stands below the table, with the verdict on which it rests, and how many questions were asked."""
+    counts = pd.read_parquet(summary).query("questions < of").drop_duplicates(["suite", "benchmark"])
+    some = [f"{row.benchmark} of {row.suite} {row.questions} of {row.of}" for row in counts.itertuples()]
+    asked = f" Questions asked: {', '.join(name for name in some if not name.startswith(AVERAGE))}." if some else ""
+    return f"{NOTE} {VERDICTS[verdict_of(summary)]}{asked}"
 
 
-def markdown(table: pd.DataFrame, words: str) -> str:
-    sides = ["left", "left"] + ["right"] * (table.shape[1] - 3) + ["left"]
-    return table.to_markdown(index=False, colalign=sides, disable_numparse=True) + f"\n\n{words}\n"
+def markdown(tables: dict[str, pd.DataFrame], words: str) -> str:
+    """The tables of the suites, each below its suite's name where there are several."""
+    parts = []
+    for suite, table in tables.items():
+        sides = ["left", "left"] + ["right"] * (table.shape[1] - 3) + ["left"]
+        parts += [f"**{suite}**"] if len(tables) > 1 else []
+        parts.append(table.to_markdown(index=False, colalign=sides, disable_numparse=True))
+    return "\n\n".join([*parts, words]) + "\n"
 
 
-def latex(table: pd.DataFrame, words: str) -> str:
-    """A tabular for the package booktabs."""
-    sides = "ll" + "r" * (table.shape[1] - 3) + "l"
-    return table.to_latex(index=False, escape=True, column_format=sides) + f"% {words}\n"
+def latex(tables: dict[str, pd.DataFrame], words: str) -> str:
+    """Tabulars for the package booktabs, one for each suite."""
+    parts = []
+    for suite, table in tables.items():
+        sides = "ll" + "r" * (table.shape[1] - 3) + "l"
+        parts.append(f"% suite {suite}\n" + table.to_latex(index=False, escape=True, column_format=sides))
+    return "\n".join(parts) + f"% {words}\n"
 
 
 @stage
 def main(summary: Input, drops: Input, output: Output, tex: Output) -> None:
-    table = headline(pd.read_parquet(summary), pd.read_parquet(drops))
-    write_atomically(output, lambda path: path.write_text(markdown(table, note(summary)), encoding="utf-8"))
-    write_atomically(tex, lambda path: path.write_text(latex(table, note(summary)), encoding="utf-8"))
+    tables = headlines(pd.read_parquet(summary), pd.read_parquet(drops))
+    write_atomically(output, lambda path: path.write_text(markdown(tables, note(summary)), encoding="utf-8"))
+    write_atomically(tex, lambda path: path.write_text(latex(tables, note(summary)), encoding="utf-8"))
 
 
 if __name__ == "__main__":

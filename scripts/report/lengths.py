@@ -8,7 +8,17 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._statistics import interval, ratio_replicates
-from scripts.report._tables import BASELINE, CELL, STUDY_COLUMNS, by_question, verdict_of, write_frame
+from scripts.report._tables import (
+    CELL,
+    COUNT_COLUMNS,
+    STUDY_COLUMNS,
+    baseline_of,
+    by_question,
+    counted,
+    is_baseline,
+    verdict_of,
+    write_frame,
+)
 from scripts.run.stage import Input, Output, stage
 from scripts.table import BENCHMARK_COLUMN, column
 
@@ -16,6 +26,7 @@ SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
         BENCHMARK_COLUMN,
+        *COUNT_COLUMNS,
         column("mean", pa.float64(), "mean length of the outputs, in tokens"),
         column("median", pa.float64(), "median length, in tokens"),
         column("p90", pa.float64(), "length that a tenth of the outputs exceeds, in tokens"),
@@ -48,22 +59,22 @@ def measure(samples: pd.DataFrame) -> pd.DataFrame:
         mean_right=("right", "mean"),
         mean_wrong=("wrong", "mean"),
     )
-    return table.join(ratios(samples)).reset_index()[SCHEMA.names]
+    return counted(table.join(ratios(samples)).reset_index(), samples)[SCHEMA.names]
 
 
 def ratios(samples: pd.DataFrame) -> pd.DataFrame:
     """`ratio`, `low` and `high` of each cell and benchmark; NaN for the baseline's."""
     tokens = {key: values.sum(axis=1) for key, values in by_question(samples, "output_tokens").items()}
     pieces = []
-    for benchmark in samples["benchmark"].unique():
-        keys = [key for key in tokens if key[3] == benchmark]
+    for suite, benchmark in dict.fromkeys(key[3:] for key in tokens):
+        keys = [key for key in tokens if key[3:] == (suite, benchmark)]
         values = np.stack([tokens[key] for key in keys], axis=1)
-        baselines = np.stack([tokens[key[0], *BASELINE, benchmark] for key in keys], axis=1)
+        baselines = np.stack([tokens[*baseline_of(key[:4]), benchmark] for key in keys], axis=1)
         low, high = interval(ratio_replicates(values, baselines, benchmark))
         ends = {"ratio": values.sum(axis=0) / baselines.sum(axis=0), "low": low, "high": high}
         pieces.append(pd.DataFrame(ends, pd.MultiIndex.from_tuples(keys, names=[*CELL, "benchmark"])))
     table = pd.concat(pieces)
-    return table[[key[1:3] != BASELINE for key in table.index]]
+    return table[[not is_baseline(key) for key in table.index]]
 
 
 @stage

@@ -14,12 +14,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from scripts.report import _charts as charts
-from scripts.report._tables import AVERAGE, BASELINE, CELL, VERDICTS
+from scripts.report._tables import AVERAGE, BASELINE, CELL, CHECKPOINT, VERDICTS
 from scripts.report.efficiency import device
 from scripts.run.files import write_atomically
 from scripts.run.record import told
 from scripts.run.stage import Input, Inputs, Output, Parameter, stage
 
+PAPER = ""  # as a source of findings, where a suite has its name
 CLASSES = {
     "lossless": "loses 1 point at most",
     "fair": "1 to 3 points",
@@ -49,12 +50,12 @@ def interval(row: dict, digits: int = 1) -> str:
 
 
 def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> str:
-    """The table of accuracies as HTML: a row for each cell, grouped by model."""
+    """The table of accuracies of a suite as HTML: a row for each cell, grouped by model."""
     benchmarks = [name for name in dict.fromkeys(summary["benchmark"]) if name != AVERAGE]
     compared = {tuple(row[key] for key in (*CELL, "benchmark")): row for row in drops.to_dict("records")}
     rows = []
     for cell, values in summary.groupby(CELL, sort=False):
-        row = {"model": cell[0], "method": "/".join(cell[1:])}
+        row = {"model": cell[0], "method": "/".join(cell[1:3])}
         for value in values.to_dict("records"):
             drop = compared.get((*cell, value["benchmark"]))
             row[value["benchmark"]] = _accuracy(value, None if value["benchmark"] == AVERAGE else drop)
@@ -67,10 +68,17 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> str:
         great_tables.GT(pd.DataFrame(rows), rowname_col="method", groupname_col="model", id="headline")
         .fmt(str, columns=columns)  # else it would escape the HTML
         .cols_align("right", columns=columns[:-1])
-        .cols_label(avg="average", drop="drop, 95 % interval")
+        .cols_label(avg="average", drop="drop, 95 % interval", **_asked(summary))
         .as_raw_html()
     )
     return table[table.index("<table") : table.index("</table>") + len("</table>")]  # its styles are the page's own
+
+
+def _asked(summary: pd.DataFrame) -> dict[str, str]:
+    """The heads of benchmarks of which the suite asks some questions, with how many of how many."""
+    counts = summary[(summary["questions"] < summary["of"]) & (summary["benchmark"] != AVERAGE)]
+    some = counts.drop_duplicates("benchmark").itertuples()
+    return {row.benchmark: f"{row.benchmark}, {row.questions:,} of {row.of:,}" for row in some}
 
 
 def _accuracy(value: dict, drop: dict | None) -> str:
@@ -82,12 +90,14 @@ def _accuracy(value: dict, drop: dict | None) -> str:
     return f'{mark}<span class="value">{value["mean"]:.1f}</span><i class="deviation">{deviation}</i>'
 
 
-def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict]]:
-    """Vega-Lite of each chart by model; of the one of all models under `all`."""
-    specs: dict[str, dict[str, dict]] = {"pareto": {"all": charts.pareto(tables["efficiency"]).to_dict()}}
-    for model in dict.fromkeys(tables["summary"]["model"]):
-        for name, chart in charts.of_model(tables, model).items():
-            specs.setdefault(name, {})[model] = chart.to_dict()
+def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, dict]]]:
+    """Vega-Lite of each chart by suite and model; of the one of all models under `all`."""
+    specs: dict[str, dict[str, dict[str, dict]]] = {}
+    for suite, of_suite in charts.by_suite(tables).items():
+        specs.setdefault("pareto", {})[suite] = {"all": charts.pareto(of_suite["efficiency"]).to_dict()}
+        for model in dict.fromkeys(of_suite["summary"]["model"]):
+            for name, chart in charts.of_model(of_suite, model).items():
+                specs.setdefault(name, {}).setdefault(suite, {})[model] = chart.to_dict()
     return specs
 
 
@@ -98,14 +108,14 @@ def machines(study: pd.DataFrame) -> list[dict]:
     """
     found: dict[tuple, list[float]] = {}
     paths = {}
-    for model, quantizer, scheme, suite, benchmark in study[[*CELL, "suite", "benchmark"]].drop_duplicates().to_numpy():
+    for model, quantizer, scheme, suite, benchmark in study[[*CELL, "benchmark"]].drop_duplicates().to_numpy():
         folder = f"{model}/{quantizer}/{scheme}"
         paths[Path("results/models", model, "checkpoint")] = "models"
         if quantizer == "published":
             paths[Path("results/published", model, scheme, "checkpoint")] = "published"
         paths[Path("results/quantize", folder, "checkpoint")] = "quantize"
         paths[Path("results/generate", folder, f"{suite}.parquet")] = "generate"
-        paths[Path("results/score", folder, f"{benchmark}.parquet")] = "score"
+        paths[Path("results/score", folder, suite, f"{benchmark}.parquet")] = "score"
     for path, rule in paths.items():
         made = told(path, "host", "cpu", "gpus", "packages", "wall_seconds")
         if made is None:
@@ -121,12 +131,12 @@ def machines(study: pd.DataFrame) -> list[dict]:
 
 
 def findings(table: pd.DataFrame) -> list[tuple[str, dict[str, dict]]]:
-    """Each claim's statement with its verdict, numbers, test and exceptions by source."""
+    """Each claim's statement with its verdict, numbers, test and exceptions by source: a suite, or the paper."""
     claims: dict[str, dict[str, dict]] = {}
     for row in table.to_dict("records"):
         tested = pd.notna(row["value"])
         numbers = f"{signed(row['value'], 2)} {interval(row, 2)}, n = {row['n']}" if tested else ""
-        claims.setdefault(row["statement"], {})[row["source"]] = {
+        claims.setdefault(row["statement"], {})[row["suite"] or PAPER] = {
             "verdict": row["verdict"],
             "test": row["test"],
             "n": row["n"],
@@ -137,10 +147,12 @@ def findings(table: pd.DataFrame) -> list[tuple[str, dict[str, dict]]]:
 
 
 def beside_paper(table: pd.DataFrame) -> dict[str, dict[str, dict]]:
-    """Our accuracy and the paper's by checkpoint and benchmark, of those that both have."""
+    """Our accuracy and the paper's by checkpoint (and suite) and benchmark, of those that both have."""
     cells: dict[str, dict[str, dict]] = {}
+    several = table["suite"].nunique() > 1
     for row in table.to_dict("records"):
-        cells.setdefault(f"{row['model']} {row['quantizer']}/{row['scheme']}", {})[row["benchmark"]] = {
+        cell = f"{row['model']} {row['quantizer']}/{row['scheme']}" + (f" {row['suite']}" if several else "")
+        cells.setdefault(cell, {})[row["benchmark"]] = {
             "difference": signed(row["difference"]),
             "within": row["within"],
             "here": f"{row['mean']:.1f}",
@@ -155,7 +167,8 @@ def most_losses(drops: pd.DataFrame) -> dict[str, str]:
     if single.empty:
         return {}
     row = single.loc[single["losses"].idxmax()]
-    return {"model": row["model"], "method": f"{row['quantizer']}/{row['scheme']}", "benchmark": row["benchmark"]}
+    method = f"{row['quantizer']}/{row['scheme']}"
+    return {"model": row["model"], "method": method, "suite": row["suite"], "benchmark": row["benchmark"]}
 
 
 def columns_of(path: Path) -> dict[str, Any]:
@@ -187,13 +200,14 @@ def main(
 ) -> None:
     frames = {path.stem: pd.read_parquet(path) for path in tables}
     samples, summary, drops = frames["samples"], frames["summary"], frames["drops"]
-    cells = summary[CELL].drop_duplicates()
+    cells = summary[CHECKPOINT].drop_duplicates()
+    suites = list(dict.fromkeys(summary["suite"]))
     methods: dict[str, list[str]] = {}
     for model, quantizer, scheme in cells.itertuples(index=False, name=None):
         methods.setdefault(model, []).append(f"{quantizer}/{scheme}")
     for model, names in methods.items():  # a baseline that stands alone is shown beside itself
         methods[model] = [name for name in names if name != "/".join(BASELINE)] or names
-    benchmarks = list(dict.fromkeys(samples["benchmark"]))
+    benchmarks = {suite: list(dict.fromkeys(part["benchmark"])) for suite, part in samples.groupby("suite", sort=False)}
     average = drops[drops["benchmark"] == AVERAGE]
     specs = chart_specs(frames)
     vega = "{" + vl_convert.javascript_bundle() + "}"  # a block: its names stay inside
@@ -207,7 +221,7 @@ def main(
         counts={
             "models": cells["model"].nunique(),
             "cells": len(cells),
-            "benchmarks": len(benchmarks),
+            "benchmarks": samples["benchmark"].nunique(),
             "seeds": samples["seed"].nunique(),
             "samples": len(samples),
             "rows": (cells["model"] == cells["model"].iloc[0]).sum(),
@@ -215,10 +229,14 @@ def main(
         | {name: int((average["class"] == name).sum()) for name in CLASSES},
         classes=CLASSES,
         verdict=VERDICTS[samples["verdict"].iloc[0]],
-        headline=Markup(headline(summary, drops)),  # noqa: S704 - made of numbers and checked names
+        headlines={
+            suite: Markup(headline(summary[summary["suite"] == suite], drops[drops["suite"] == suite]))  # noqa: S704
+            for suite in suites  # made of numbers and checked names
+        },
+        suites=suites,
         models=list(dict.fromkeys(cells["model"])),
         details=DETAILS,
-        sources=list(dict.fromkeys(frames["findings"]["source"])),
+        sources={suite: suite if len(suites) > 1 else "This study" for suite in suites} | {PAPER: "The paper"},
         findings=findings(frames["findings"]),
         paper=beside_paper(frames["paper"]),
         within=int(frames["paper"]["within"].sum()),

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import AVERAGE, BENCHMARK_OR_AVERAGE, CELL, STUDY_COLUMNS, by_question, write_frame
+from scripts.report._tables import (
+    AVERAGE,
+    BENCHMARK_OR_AVERAGE,
+    CELL,
+    CHECKPOINT,
+    COUNT_COLUMNS,
+    STUDY_COLUMNS,
+    by_question,
+    write_frame,
+)
 from scripts.report.summary import summarize
 from scripts.run.stage import Input, Output, stage
 from scripts.table import column
@@ -20,7 +29,7 @@ SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
         BENCHMARK_OR_AVERAGE,
-        column("questions", pa.int64(), "questions of this study"),
+        *COUNT_COLUMNS,
         column("seeds", pa.int64(), "seeds of this study; the paper has three"),
         column("mean", pa.float64(), "our mean accuracy over seeds, in percent"),
         column("std", pa.float64(), "our standard deviation over seeds (n - 1), in points; null for one seed"),
@@ -46,18 +55,16 @@ def compare(samples: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     keys = [*CELL, "benchmark"]
     summary = summarize(samples.assign(right=samples["correct"]))
     right = by_question(samples, "correct")
-    ours = pd.DataFrame(
-        [(*key, len(verdicts), sampling_error(verdicts)) for key, verdicts in right.items()],
-        columns=[*keys, "questions", "error"],
-    )
+    ours = pd.DataFrame([(*key, sampling_error(verdicts)) for key, verdicts in right.items()], columns=[*keys, "error"])
     groups = ours.groupby(CELL, sort=False, as_index=False)
-    averages = groups.agg(questions=("questions", "sum"), error=("error", lambda e: np.sqrt((e**2).sum()) / len(e)))
+    averages = groups.agg(error=("error", lambda e: np.sqrt((e**2).sum()) / len(e)))
     pooled = (published["std"] ** 2).groupby(published["benchmark"]).mean().rename("variance").reset_index()
     published = published.rename(columns={"mean": "paper_mean", "std": "paper_std"}).merge(pooled, on="benchmark")
     both = pd.concat([ours, averages.assign(benchmark=AVERAGE)])
-    table = summary.merge(both, on=keys).merge(published.drop(columns="drop"), on=keys)
-    if set(ours["benchmark"]) | {AVERAGE} != set(published["benchmark"]):
-        table = table[table["benchmark"] != AVERAGE]
+    table = summary.merge(both, on=keys).merge(published.drop(columns="drop"), on=[*CHECKPOINT, "benchmark"])
+    asked = summary.groupby("suite")["benchmark"].agg(set)
+    alike = [suite for suite, names in asked.items() if names == set(published["benchmark"])]
+    table = table[(table["benchmark"] != AVERAGE) | table["suite"].isin(alike)]
     difference = table["mean"] - table["paper_mean"]
     error = np.sqrt(table["error"] ** 2 + table["variance"] / SEEDS)
     return table.assign(difference=difference, standard_error=error, within=difference.abs() <= 1.96 * error)[

@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
         *SAMPLE_COLUMNS,
+        column("of", pa.int64(), "questions that the benchmark has, of which a suite may ask some"),
         column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
         column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
         column("verdict", pa.string(), "on which the study rests: correct or correct_final"),
@@ -36,27 +37,27 @@ SCHEMA = pa.schema(
 
 
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
-    """The rows of every score file of a study, in the study's order of cells and benchmarks.
+    """The rows of every score file of a study, in the study's order of cells, suites and benchmarks.
 
-    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `benchmarks` (name and seeds, and how many of
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `suites` (name, benchmarks and seeds, and how many of
     the questions, if not all: records keep no order of keys) and `verdict`.
 
     Raises:
         UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
     """
-    asked = {name: questions / f"{name}.parquet" for name, *_ in settings["benchmarks"]}
-    counts = {name: limit[0] if limit else None for name, _, *limit in settings["benchmarks"]}
+    asked = {name: questions / f"{name}.parquet" for _, names, *_ in settings["suites"] for name in names}
     paths = [
-        (scores / model / scheme / f"{benchmark}.parquet", benchmark, seeds)
-        for (model, scheme), (benchmark, seeds, *_) in product(settings["cells"], settings["benchmarks"])
+        (scores / model / scheme / suite / f"{benchmark}.parquet", benchmark, seeds, limit)
+        for (model, scheme), (suite, benchmarks, seeds, *limit) in product(settings["cells"], settings["suites"])
+        for benchmark in benchmarks
     ]
     record.add_inputs([*asked.values(), *(path for path, *_ in paths)])
     columns = ["id", "level", "subject"]
     known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
     tables = []
-    for path, benchmark, seeds in paths:
+    for path, benchmark, seeds, limit in paths:
         frame = pd.read_parquet(path)
-        names = chosen(known[benchmark]["id"], counts[benchmark])
+        names = chosen(known[benchmark]["id"], limit[0] if limit else None)
         expected = set(product(names, seeds))
         found = list(zip(frame["id"], frame["seed"], strict=True))
         if len(found) != len(expected) or set(found) != expected:
@@ -67,6 +68,7 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         verdict = settings["verdict"]
         behind = verdict.removeprefix("correct")
         frame = frame.assign(
+            of=len(known[benchmark]),
             verdict=verdict,
             right=frame[verdict],
             extracted=frame[f"extracted{behind}"],

@@ -12,7 +12,7 @@ from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scripts.report.headline import headline, note
+from scripts.report.headline import headlines, note
 
 COLOURS = {"lossless": "green", "fair": "yellow", "risky": "red", "undetermined": "cyan", "": "none"}
 
@@ -22,9 +22,20 @@ def main(folder: Path) -> None:
     for path in tables:
         if not path.exists():
             sys.exit(f"error: no {path}: run `snakemake --cores all` first")
-    rows = headline(*map(pd.read_parquet, tables))
-    terminal = sys.stdout.isatty()
+    suites = headlines(*map(pd.read_parquet, tables))
     console = Console(width=200, highlight=False)
+    for suite, rows in suites.items():
+        if len(suites) > 1:
+            console.print(f"suite {suite}")
+        console.print(table_of(rows))
+    console.print(note(tables[0]))
+    console.print(f"Page: {folder}/index.html")
+    console.print(f"Tables, for pandas, DuckDB, polars: {folder}/*.parquet (what is in them: scripts/report/README.md)")
+
+
+def table_of(rows: pd.DataFrame) -> Table:
+    """A headline in the colours of its classes; for a file in Markdown."""
+    terminal = sys.stdout.isatty()
     table = Table(box=SIMPLE_HEAD if terminal else MARKDOWN)
     for name in rows.columns:
         table.add_column(
@@ -35,10 +46,7 @@ def main(folder: Path) -> None:
         colour = COLOURS[row[-1]]
         *cells, drop, kind = row
         table.add_row(*cells, f"[{colour}]{drop}", f"[{colour}]{kind}", end_section=bool(last) and terminal)
-    console.print(table)
-    console.print(note(tables[0]))
-    console.print(f"Page: {folder}/index.html")
-    console.print(f"Tables, for pandas, DuckDB, polars: {folder}/*.parquet (what is in them: scripts/report/README.md)")
+    return table
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from scripts.report._tables import (
     BASELINE,
     BENCHMARK_OR_AVERAGE,
     CELL,
+    COUNT_COLUMNS,
     STUDY_COLUMNS,
     by_question,
+    counted,
     in_order,
     verdict_of,
     write_frame,
@@ -29,6 +31,7 @@ SCHEMA = pa.schema(
     [
         *STUDY_COLUMNS,
         BENCHMARK_OR_AVERAGE,
+        *COUNT_COLUMNS,
         column("seeds", pa.int64(), "number of seeds"),
         column("mean", pa.float64(), "mean accuracy over seeds, in percent"),
         column(
@@ -60,11 +63,10 @@ def summarize(samples: pd.DataFrame) -> pd.DataFrame:
     table = both.groupby(keys, sort=False)["accuracy"].agg(seeds="size", mean="mean", std="std").reset_index()
     table = table.merge(votes(samples), on=[*CELL, "benchmark"])
     baselines = table[(table["quantizer"] == BASELINE[0]) & (table["scheme"] == BASELINE[1])]
-    baseline = baselines.set_index(["model", "benchmark"])["mean"]
-    drop = (
-        table["mean"].to_numpy() - baseline.reindex(pd.MultiIndex.from_frame(table[["model", "benchmark"]])).to_numpy()
-    )
-    return in_order(table.assign(drop=drop), samples[CELL].itertuples(index=False, name=None))[SCHEMA.names]
+    same = ["model", "suite", "benchmark"]
+    baseline = baselines.set_index(same)["mean"].reindex(pd.MultiIndex.from_frame(table[same]))
+    table = counted(table.assign(drop=table["mean"].to_numpy() - baseline.to_numpy()), samples)
+    return in_order(table, samples[CELL].itertuples(index=False, name=None))[SCHEMA.names]
 
 
 def votes(samples: pd.DataFrame) -> pd.DataFrame:

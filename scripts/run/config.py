@@ -56,16 +56,13 @@ class Config:
         recommended = facts["sampling"] if "sampling" in stated else {}
         return facts | {"min_p": 0, "sampling": ""} | stated | recommended
 
-    def suite_of(self, benchmark: str) -> str:
-        return next(name for name, suite in self.suites.items() if benchmark in suite["benchmarks"])
+    def suites_of(self, study: str) -> dict[str, dict]:
+        """The suites of a study and their settings, in its order."""
+        return {name: self.suites[name] for name in self.studies[study]["suites"]}
 
-    def suites_by_benchmark(self, study: str) -> list[tuple[str, dict]]:
-        """Benchmarks of a study, each with the settings of its suite."""
-        return [(benchmark, self.suites[suite]) for benchmark, suite in self.benchmarks(study).items()]
-
-    def benchmarks(self, study: str) -> dict[str, str]:
-        """Benchmark → suite of a study."""
-        return {b: suite for suite in self.studies[study]["suites"] for b in self.suites[suite]["benchmarks"]}
+    def benchmarks(self, study: str) -> list[str]:
+        """Each benchmark of a study once, in the order of its suites."""
+        return list(dict.fromkeys(b for suite in self.suites_of(study).values() for b in suite["benchmarks"]))
 
 
 def load(config: dict, sources: list[str]) -> Config:
@@ -156,17 +153,10 @@ def _check_schemes(config: Config) -> None:
 
 
 def _check_suites(config: Config, source: str) -> None:
-    owner: dict[str, str] = {}
     for name, suite in config.suites.items():
         for benchmark in suite["benchmarks"]:
             where = f"{source}: suites.{name}.benchmarks"
             known(benchmark, files("questions"), where, "benchmark")
-            if benchmark in owner:
-                raise UserError(
-                    f"{where}: {benchmark!r} also stands in suite {owner[benchmark]!r}; a benchmark's score file "
-                    "has no place for two suites: keep it in one"
-                )
-            owner[benchmark] = name
             code_files(f"scripts.questions.{benchmark}")
 
 
@@ -188,8 +178,6 @@ def _check_studies(config: Config, source: str) -> None:
             for benchmark in config.suites[suite]["benchmarks"]:
                 known(benchmark, files("score"), f"{where}.suites: suite {suite!r}", "scored benchmark")
                 code_files(f"scripts.score.{benchmark}")
-        if len({tuple(config.suites[suite]["seeds"]) for suite in entry["suites"]}) > 1:
-            raise UserError(f"{where}.suites: the suites have different seeds; give them the same, or make two studies")
         for block in entry["grid"]:
             _check_block(config, block, f"{where}.grid")
         count = Counter(config.cells(study))

@@ -43,7 +43,7 @@ WILDCARDS = {
     "calibrate": ("model", "corpus"),
     "quantize": ("model", "quantizer", "scheme"),
     "generate": ("model", "quantizer", "scheme", "suite"),
-    "score": ("model", "quantizer", "scheme", "benchmark"),
+    "score": ("model", "quantizer", "scheme", "suite", "benchmark"),
     "report": ("study", "table"),
 }
 

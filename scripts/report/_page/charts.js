@@ -29,7 +29,8 @@ function fitted(spec, room, beside) {
 }
 
 async function draw(figure) {
-  const chart = DATA.charts[figure.dataset.chart] ?? {};
+  const suite = document.querySelector("input[name=suite]:checked").value;
+  const chart = DATA.charts[figure.dataset.chart]?.[suite] ?? {};
   const model = document.querySelector("input[name=model]:checked").value;
   const beside = chart.all ? 90 : 190; // pixels that the labels of the vertical axis take: numbers, or names of methods
   const spec = fitted(chart[model] ?? chart.all, figure.clientWidth, beside);
@@ -80,5 +81,6 @@ function redraw(which) {
 
 redraw(figures);
 dark.addEventListener("change", () => redraw(figures));
-const ofModel = figures.filter((figure) => !DATA.charts[figure.dataset.chart]?.all);
-document.querySelector(".models").addEventListener("change", () => redraw(ofModel));
+const ofModel = figures.filter((figure) => figure.dataset.chart !== "pareto");
+document.querySelector(".suites").addEventListener("change", () => redraw(figures));
+document.querySelector(".of-model").addEventListener("change", () => redraw(ofModel));

@@ -170,14 +170,14 @@
   }
 
   const refresh = () => guarded(async (current) => {
-    const [model, method, benchmark] = ["model", "method", "benchmark"].map((name) => field(name).value);
+    const [model, method, suite, benchmark] = ["model", "method", "suite", "benchmark"].map((name) => field(name).value);
     message.textContent = "loading …";
     cell = null;
     const side = async (of) => {
-      const name = `${model}/${of}/${benchmark}`;
+      const name = `${model}/${of}/${suite}/${benchmark}`;
       return { name, method: of, ...(await load(`verdicts/${name}`)) };
     };
-    const [questions, before, after] = await Promise.all([load(`questions/${benchmark}`), side("none/full"), side(method)]);
+    const [questions, before, after] = await Promise.all([load(`questions/${suite}/${benchmark}`), side("none/full"), side(method)]);
     if (!current()) return;
     cell = { questions, before, after, seeds: before.seeds };
     const levels = [...new Set(questions.map((question) => question.level))].sort(new Intl.Collator("en", { numeric: true }).compare);
@@ -189,10 +189,15 @@
     options(field("method"), DATA.methods[field("model").value].map((method) => [method, method]));
   }
 
+  function benchmarks() {
+    options(field("benchmark"), DATA.benchmarks[field("suite").value].map((benchmark) => [benchmark, benchmark]));
+  }
+
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("change", ({ target }) => {
     if (target.name === "model") methods();
-    if (["model", "method", "benchmark"].includes(target.name)) refresh();
+    if (target.name === "suite") benchmarks();
+    if (["model", "method", "suite", "benchmark"].includes(target.name)) refresh();
     else if (cell) fill();
   });
   field("find").addEventListener("input", () => cell && fill());
@@ -220,7 +225,9 @@
     take("model");
     methods();
     take("method");
-    options(field("benchmark"), DATA.benchmarks.map((benchmark) => [benchmark, benchmark]));
+    options(field("suite"), Object.keys(DATA.benchmarks).map((suite) => [suite, suite]));
+    take("suite");
+    benchmarks();
     take("benchmark");
     options(field("show"), Object.keys(SHOW).map((name) => [name, SHOW[name][0]]));
     take("show");
