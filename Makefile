@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test plan check-gpu check-compiled check-sizes check-architectures faults attack real bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
+.PHONY: help demo test plan check-gpu check-compiled check-sizes check-architectures campaign faults attack real bench-generate bench-plugin bench-agreement bench-page bench-quantize bench-rotate bench-learning bench-slurm \
 	env check lock retrain lint format docs clean
 
 help: ## this list
@@ -44,6 +44,9 @@ check-architectures: env ## every quantizer on a random model of each architectu
 
 faults: env ## disturb the tiny study in every way, count what is lost and repeated (half an hour)
 	@pytest tests/test_faults.py tests/test_slurm.py -m "" --numprocesses 1
+
+campaign: env ## every test, with those that are too long for each run (hours)
+	@pytest -m ""
 
 real: env ## a model that others made (SmolLM2-135M, 93 MB) through one scheme of every quantizer (about a quarter of an hour)
 	@python -m tests.real

@@ -140,10 +140,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return moved
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_vllm_computes_what_the_quantizer_meant(checkpoints: Path, ranks: int):
-    schemes = SERVED if ranks == 1 else ONE_EACH
-    exact = ["model", *EXACT] if ranks == 1 else ["quarot/exact", "flatquant/exact"]
+@pytest.mark.parametrize(
+    ("ranks", "exact", "schemes"),
+    [
+        (1, ["model", *EXACT], SERVED),
+        (2, ["quarot/exact", "flatquant/exact"], ["rtn/w4a4kv4", "kvquant/kv4"]),
+        pytest.param(2, ["quarot/exact", "flatquant/exact"], ONE_EACH, marks=pytest.mark.campaign),
+    ],
+)
+def test_vllm_computes_what_the_quantizer_meant(checkpoints: Path, ranks: int, exact: list[str], schemes: list[str]):
     found = served(checkpoints, [*exact, *schemes], ranks)
     for name in exact:
         assert agree(found[name], reference(checkpoints / name), exact=True), name
@@ -165,11 +170,18 @@ def test_the_bounds_tell_one_place_or_grid_from_another(checkpoints: Path):
     assert not agree(reference(wrong), reference(checkpoints / "quarot/w4a4kv4"))
 
 
-def test_vllm_agrees_for_other_architectures_and_numbers_of_heads(tmp_path: Path):
-    for shape in SHAPES:
+# Each shape with two schemes, each scheme with some shape.
+TWO_EACH = {shape: [*ONE_EACH[1:], *ONE_EACH[1:]][2 * i % 5 : 2 * i % 5 + 2] for i, shape in enumerate(SHAPES)}
+
+
+@pytest.mark.parametrize(
+    "chosen", [TWO_EACH, pytest.param(dict.fromkeys(SHAPES, ONE_EACH[1:]), marks=pytest.mark.campaign)]
+)
+def test_vllm_agrees_for_other_architectures_and_numbers_of_heads(tmp_path: Path, chosen: dict[str, list[str]]):
+    for shape, schemes in chosen.items():
         (tmp_path / shape).mkdir()
-        quantized(tmp_path / shape, random_model(shape), ONE_EACH[1:])
-    names = [f"{shape}/{scheme}" for shape in SHAPES for scheme in ONE_EACH[1:]]
+        quantized(tmp_path / shape, random_model(shape), schemes)
+    names = [f"{shape}/{scheme}" for shape, schemes in chosen.items() for scheme in schemes]
     found = served(tmp_path, names, 1)
     for name in names:
         # With 4864 channels nearly every token has one on the edge between two values.

@@ -44,7 +44,13 @@ def run_smallest(bench: str) -> None:
     assert re.search(r"\d", done.stdout), done.stdout
 
 
-@pytest.mark.parametrize("bench", [name for name in BENCHES if name != "slurm"])
+LONG = ("generate", "quantize")  # five minutes each
+
+
+@pytest.mark.parametrize(
+    "bench",
+    [pytest.param(n, marks=pytest.mark.campaign if n in LONG else ()) for n in BENCHES if n != "slurm"],
+)
 def test_a_bench_runs_at_its_smallest_size(bench: str):
     if bench == "page" and not shutil.which("chromium") and "CI" not in os.environ:
         pytest.skip("no chromium")
