@@ -351,7 +351,7 @@ def study_settings(wildcards):
             "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
             "suites": [
-                [name, *(suite[key] for key in ("benchmarks", "seeds", "questions") if key in suite)]
+                [name, *(suite[key] for key in ("benchmarks", "seeds", "max_model_len", "questions") if key in suite)]
                 for name, suite in study_config.suites_of(wildcards.study).items()
             ],
         }

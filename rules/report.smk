@@ -159,6 +159,7 @@ rule figures:
         accuracy="results/report/{study}/accuracy.parquet",
         drops="results/report/{study}/drops.parquet",
         lengths="results/report/{study}/lengths.parquet",
+        budget="results/report/{study}/budget.parquet",
         difficulty="results/report/{study}/difficulty.parquet",
         efficiency="results/report/{study}/efficiency.parquet",
     output:
@@ -176,6 +177,7 @@ rule figures:
         " --accuracy {input.accuracy:q}"
         " --drops {input.drops:q}"
         " --lengths {input.lengths:q}"
+        " --budget {input.budget:q}"
         " --difficulty {input.difficulty:q}"
         " --efficiency {input.efficiency:q}"
         " {output:q}"

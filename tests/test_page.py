@@ -84,7 +84,7 @@ def test_the_page_opens_quietly_and_shows_every_chart(browser: Browser, page: Pa
     with opened(browser, page) as view:
         see_all(view)
         charts = view.locator("figure[data-chart] svg")
-        assert charts.count() == 7
+        assert charts.count() == 8
         view.locator(".models input[value=tiny-qwen-m]").check()
         view.wait_for_timeout(300)
         see_all(view)
@@ -95,7 +95,7 @@ def test_the_page_opens_quietly_and_shows_every_chart(browser: Browser, page: Pa
 
 def test_charts_out_of_view_are_drawn_for_print(browser: Browser, page: Path):
     with opened(browser, page) as view:
-        expect(view.locator("figure[data-chart] svg")).to_have_count(7)
+        expect(view.locator("figure[data-chart] svg")).to_have_count(8)
         view.locator(".models input[value=tiny-qwen-m]").check()
         expect(view.locator("[data-chart=seeds]")).to_contain_text("w2g32-plain")
 

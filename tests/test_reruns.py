@@ -16,7 +16,7 @@ S_CELLS = {f"tiny-qwen-s/{scheme}" for scheme in ("none/full", "rtn/w3", "rtn/w2
 M_CELLS = {f"tiny-qwen-m/{scheme}" for scheme in ("none/full", "gptq/w2g32-plain")}
 CELLS = S_CELLS | M_CELLS
 BENCHMARKS = ("addition", "multiplication")
-OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors")
+OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors", "budget")
 OTHERS = ("ablations", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
 
 

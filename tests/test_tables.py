@@ -16,6 +16,7 @@ import pytest
 from scripts.report import (
     ablations,
     accuracy,
+    budget,
     difficulty,
     drops,
     efficiency,
@@ -53,7 +54,7 @@ def rows_of(right: dict[str, list[str]], cells: list[tuple[str, str, str]]) -> p
                         {
                             "study": "s", "model": model, "quantizer": quantizer, "scheme": scheme, "suite": "t",
                             "benchmark": benchmark, "id": question, "seed": seed,
-                            "of": 4, "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
+                            "max_model_len": 400, "of": 4, "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
                             "subject": None, "extracted": "right" if correct else f"wrong {question}",
                             "verdict": "correct", "right": correct, "correct": correct, "correct_final": correct,
                             "status": "ok" if correct else "no_answer",
@@ -118,6 +119,23 @@ def test_lengths_by_hand(samples: pd.DataFrame):
     assert row["low"] <= row["ratio"] <= row["high"]
     assert table.loc["full", ["ratio", "low", "high"]].isna().all(axis=None)
     assert np.isnan(table.loc[("full", "easy"), "mean_wrong"])
+
+
+def test_budget_by_hand(samples: pd.DataFrame):
+    """Right answers of the baseline have 100 tokens, of w3 200; wrong ones twice as many; the limit is 400."""
+    table = budget.tabulate(samples).set_index(["scheme", "benchmark", "tokens"])
+    columns = ["accuracy", "baseline", "ended"]
+    assert table.loc[("full", "hard", 100), columns].tolist() == [62.5, 62.5, 62.5]
+    assert table.loc[("w3", "hard", 100), columns].tolist() == [0, 62.5, 0]
+    assert table.loc[("w3", "hard", 200), columns].tolist() == [12.5, 62.5, 12.5]
+    assert table.loc[("w3-plain", "hard", 200), columns].tolist() == [0, 62.5, 0]  # 300 and 600 tokens
+    assert table.loc[("w3-plain", "hard", 400), columns].tolist() == [25, 62.5, 100]  # the limit: as they were judged
+    whole = table.xs(400, level="tokens")
+    lost = drops.tabulate(samples).set_index(["scheme", "benchmark"])
+    for name in ("accuracy", "baseline", "drop", "low", "high"):
+        assert whole.loc[["w3", "w3-plain"], name].tolist() == lost[name].tolist(), name
+    assert table.loc["full", ["drop", "low", "high"]].isna().all(axis=None)
+    assert sorted(set(table["share"])) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 
 
 def test_difficulty_by_hand(samples: pd.DataFrame):
@@ -200,7 +218,7 @@ def test_a_suite_is_an_axis_of_every_table(samples: pd.DataFrame):
     schemes = {"none/full": {}, "gptq/w3": {"corpus": "a"}, "gptq/w3-plain": {"corpus": "b"}}
     both, keys = two_suites(samples), ["model", "quantizer", "scheme", "suite", "benchmark"]
     for tabulate in (
-        drops.tabulate, lengths.measure, difficulty.compare, errors.count, summary.summarize, accuracy.tabulate,
+        drops.tabulate, lengths.measure, difficulty.compare, errors.count, summary.summarize, accuracy.tabulate, budget.tabulate,
         lambda rows: ablations.tabulate(rows, schemes),
     ):  # fmt: skip
         table, alone = tabulate(both), tabulate(samples)

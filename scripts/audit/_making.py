@@ -128,7 +128,7 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
         sources |= {"explorer_code": "explorer.js"}
         job = Making(_module("report", "page"), output, {k: f"{PAGE}/{v}" for k, v in sources.items()} | shown)
     elif name in drawn:
-        used = table("accuracy", "drops", "lengths", "difficulty", "efficiency")
+        used = table("accuracy", "drops", "lengths", "budget", "difficulty", "efficiency")
         job = Making(_module("report", "figures"), {"figures": drawn}, used)
     return job
 

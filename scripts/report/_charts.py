@@ -44,13 +44,14 @@ def by_suite(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFram
 
 def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
     """The charts that show one model asked one suite, by name; those that have nothing to show are left out."""
-    frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "difficulty", "accuracy")}
+    frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "budget", "difficulty", "accuracy")}
     keys = ["study", *CELL]
     of = {name: frame[frame["model"] == model].drop(columns=keys).round(3) for name, frame in frames.items()}
     lost = of["drops"][of["drops"]["benchmark"] == AVERAGE]
     longer = of["lengths"][of["lengths"]["ratio"].notna()]
     found = {"drops": drops(lost)} if len(lost) else {}
     found |= {"lengths": lengths(longer)} if len(longer) else {}
+    found["budget"] = budget(of["budget"][of["budget"]["benchmark"] == AVERAGE])
     found["truncated"] = truncated(of["lengths"])
     for by in ("level", "solve_rate"):
         rows = of["difficulty"][of["difficulty"]["by"] == by]
@@ -170,6 +171,30 @@ def lengths(frame: pd.DataFrame) -> alt.HConcatChart:
         return alt.layer(rule(1), interval, base.mark_point(**DOT, size=60).encode(x="ratio:Q"), data=rows)
 
     return by_benchmark(frame, draw)
+
+
+def budget(frame: pd.DataFrame) -> alt.Chart:
+    """`budget` of one model: the average's accuracy by where answers are cut, a line for each method."""
+    order = list(dict.fromkeys(frame["method"]))
+    picked = alt.selection_point(fields=["method"], bind="legend")
+    x = alt.X("tokens:Q", title="answers cut at, in tokens", scale=alt.Scale(type="log", base=2, nice=False))
+    x = x.axis(values=sorted(frame["tokens"].unique().tolist()), grid=False)
+    shown = ("method", "tokens", "ended|ended, %", "accuracy", "baseline", "drop", "low", "high")
+    return (
+        alt.Chart(frame)
+        .mark_line(point={"size": 30}, strokeWidth=1.5)
+        .encode(
+            x=x,
+            y=alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks"),
+            color=alt.Color("method:N", sort=order, scale=alt.Scale(domain=order, range=COLOURS)).legend(
+                title=None, orient="top", columns=4, labelLimit=240
+            ),
+            opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
+            tooltip=tooltip(*shown),
+        )
+        .add_params(picked)
+        .properties(width=WIDTH, height=HEIGHT)
+    )
 
 
 def truncated(frame: pd.DataFrame) -> alt.HConcatChart:

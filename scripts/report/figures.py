@@ -32,6 +32,7 @@ def main(
     accuracy: Input,
     drops: Input,
     lengths: Input,
+    budget: Input,
     difficulty: Input,
     efficiency: Input,
     figures: Outputs,
@@ -40,6 +41,7 @@ def main(
         "accuracy": accuracy,
         "drops": drops,
         "lengths": lengths,
+        "budget": budget,
         "difficulty": difficulty,
         "efficiency": efficiency,
     }

@@ -31,6 +31,8 @@ DETAILS = [  # chart, title, text
     ("drops", "Drop of the average", "Best first. Broken lines stand at 0, −1 and −3 points, where classes end."),
     ("lengths", "Length of the outputs",
      "Mean length over the baseline's on the same questions, with its 95 % interval."),
+    ("budget", "Accuracy at smaller limits",
+     "Mean of the benchmarks if every answer that had not ended by then were wrong. Pick methods in the legend."),
     ("truncated", "Outputs cut off", "Share of outputs that the token limit cut off."),
     ("level", "Drop by level", "In points, by the benchmark's own levels."),
     ("solve_rate", "Drop by difficulty for the baseline",

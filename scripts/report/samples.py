@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
     [
         column("study", pa.string(), "name of the study"),
         *SAMPLE_COLUMNS,
+        column("max_model_len", pa.int64(), "the suite's limit of prompt and output together, in tokens"),
         column("of", pa.int64(), "questions that the benchmark has, of which a suite may ask some"),
         column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
         column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
@@ -39,25 +40,25 @@ SCHEMA = pa.schema(
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
     """The rows of every score file of a study, in the study's order of cells, suites and benchmarks.
 
-    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `suites` (name, benchmarks and seeds, and how many of
-    the questions, if not all: records keep no order of keys) and `verdict`.
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `suites` (name, benchmarks, seeds and max_model_len,
+    and how many of the questions, if not all: records keep no order of keys) and `verdict`.
 
     Raises:
         UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
     """
     asked = {name: questions / f"{name}.parquet" for _, names, *_ in settings["suites"] for name in names}
     paths = [
-        (scores / model / scheme / suite / f"{benchmark}.parquet", benchmark, seeds, limit)
-        for (model, scheme), (suite, benchmarks, seeds, *limit) in product(settings["cells"], settings["suites"])
+        (scores / model / scheme / suite / f"{benchmark}.parquet", benchmark, seeds, limit, count)
+        for (model, scheme), (suite, benchmarks, seeds, limit, *count) in product(settings["cells"], settings["suites"])
         for benchmark in benchmarks
     ]
     record.add_inputs([*asked.values(), *(path for path, *_ in paths)])
     columns = ["id", "level", "subject"]
     known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
     tables = []
-    for path, benchmark, seeds, limit in paths:
+    for path, benchmark, seeds, limit, count in paths:
         frame = pd.read_parquet(path)
-        names = chosen(known[benchmark]["id"], limit[0] if limit else None)
+        names = chosen(known[benchmark]["id"], count[0] if count else None)
         expected = set(product(names, seeds))
         found = list(zip(frame["id"], frame["seed"], strict=True))
         if len(found) != len(expected) or set(found) != expected:
@@ -68,6 +69,7 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         verdict = settings["verdict"]
         behind = verdict.removeprefix("correct")
         frame = frame.assign(
+            max_model_len=limit,
             of=len(known[benchmark]),
             verdict=verdict,
             right=frame[verdict],
