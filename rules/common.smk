@@ -266,7 +266,7 @@ def suite_settings(wildcards):
     asked = study_config.asking(wildcards.suite, wildcards.model)
     return slice_of(
         asked,
-        *(["questions"] if "questions" in asked else []),
+        *(key for key in ("questions", "thinking_tokens") if key in asked),
         "seeds",
         "sampling",
         "temperature",
@@ -345,13 +345,16 @@ def study_questions(wildcards):
     return [f"results/questions/{name}.parquet" for name in study_config.benchmarks(wildcards.study)]
 
 
+OF_SUITE = ("benchmarks", "seeds", "max_model_len", "questions", "thinking_tokens")
+
+
 def study_settings(wildcards):
     return json.dumps(
         {
             "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
             "suites": [
-                [name, *(suite[key] for key in ("benchmarks", "seeds", "max_model_len", "questions") if key in suite)]
+                {"suite": name} | {key: suite[key] for key in OF_SUITE if key in suite}
                 for name, suite in study_config.suites_of(wildcards.study).items()
             ],
         }

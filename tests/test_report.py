@@ -14,7 +14,7 @@ from scripts.run.errors import UserError
 SETTINGS = {
     "verdict": "correct",
     "cells": [["m", "none/full"], ["m", "rtn/w3"]],
-    "suites": [["s", ["easy", "hard"], [1, 2], 64]],
+    "suites": [{"suite": "s", "benchmarks": ["easy", "hard"], "seeds": [1, 2], "max_model_len": 64}],
 }
 
 
@@ -58,7 +58,7 @@ def samples(results: Path, verdict: str = "correct") -> pd.DataFrame:
 
 def test_rows_keep_their_order_when_settings_come_from_a_record(results: Path):
     """Records sort their keys: what is made again for an audit has the study's order all the same."""
-    settings = SETTINGS | {"suites": [["s", ["hard", "easy"], [1, 2], 64]]}
+    settings = SETTINGS | {"suites": [SETTINGS["suites"][0] | {"benchmarks": ["hard", "easy"]}]}
     settings = json.loads(json.dumps(settings, sort_keys=True))
     made = collect(results / "score", results / "questions", "study", settings).to_pandas()
     assert list(made["benchmark"].unique()) == ["hard", "easy"]

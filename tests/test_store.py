@@ -23,7 +23,7 @@ ARTIFACT = "results/generate/tiny-qwen-s/none/full/arithmetic.parquet"
 
 
 def row(text: str) -> dict:
-    return {"output": text, "output_tokens": len(text), "finish_reason": "stop"}
+    return {"output": text, "token_ids": list(range(len(text))), "output_tokens": len(text), "finish_reason": "stop"}
 
 
 def filled(root: Path, *batches: dict[str, str]) -> Path:

@@ -54,7 +54,8 @@ def rows_of(right: dict[str, list[str]], cells: list[tuple[str, str, str]]) -> p
                         {
                             "study": "s", "model": model, "quantizer": quantizer, "scheme": scheme, "suite": "t",
                             "benchmark": benchmark, "id": question, "seed": seed,
-                            "max_model_len": 400, "of": 4, "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
+                            "max_model_len": 400, "thinking_tokens": None, "of": 4,
+                            "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
                             "subject": None, "extracted": "right" if correct else f"wrong {question}",
                             "verdict": "correct", "right": correct, "correct": correct, "correct_final": correct,
                             "status": "ok" if correct else "no_answer",
@@ -218,7 +219,8 @@ def test_a_suite_is_an_axis_of_every_table(samples: pd.DataFrame):
     schemes = {"none/full": {}, "gptq/w3": {"corpus": "a"}, "gptq/w3-plain": {"corpus": "b"}}
     both, keys = two_suites(samples), ["model", "quantizer", "scheme", "suite", "benchmark"]
     for tabulate in (
-        drops.tabulate, lengths.measure, difficulty.compare, errors.count, summary.summarize, accuracy.tabulate, budget.tabulate,
+        drops.tabulate, lengths.measure, difficulty.compare, errors.count, summary.summarize, accuracy.tabulate,
+        budget.tabulate,
         lambda rows: ablations.tabulate(rows, schemes),
     ):  # fmt: skip
         table, alone = tabulate(both), tabulate(samples)

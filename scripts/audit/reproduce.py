@@ -89,7 +89,8 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
         questions = [Path(name).stem for name in record["inputs"] if name.startswith("results/questions/")]
         recorded = record["parameters"]["settings"]
         settings = {
-            key: recorded[key] for key in (*SUITE, *SAMPLING[recorded["sampling"]], *({"questions"} & recorded.keys()))
+            key: recorded[key]
+            for key in (*SUITE, *SAMPLING[recorded["sampling"]], *({"questions", "thinking_tokens"} & recorded.keys()))
         }
         if any(scored["wildcards"]["suite"] == suite for scored in by_rule["score"]):
             asked.add(suite)

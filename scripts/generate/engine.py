@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
+from scripts.generate.budget import Budget, budget_of
 from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
@@ -36,14 +37,27 @@ SCHEMA = pa.schema(
         column("prompt", pa.string(), "rendered prompt, chat template included"),
         column("prompt_tokens", pa.int64(), "length of the prompt in tokens"),
         column("output", pa.string(), "generated text, thinking included, without the final EOS"),
+        column("token_ids", pa.list_(pa.int32()), "the output in tokens as they were drawn, the final EOS included"),
         column("output_tokens", pa.int64(), "length of the output in tokens, the final EOS included"),
         column("finish_reason", pa.string(), "stop (EOS) or length (token limit reached: truncated)"),
+        column("forced", pa.bool_(), "the budget of thinking ended the thought; null: the suite has none"),
         column("sample", pa.string(), "address in the sample store"),
     ]
 )
 
 
-def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> None:
+def held(request: Request, store: Store, budget: Budget | None) -> str | None:
+    """The address under which the store holds the sample of a request; None if it does not.
+
+    What ended before its budget was spent lies where it does without one.
+    """
+    row = store.samples.get(request.unbudgeted)
+    if row is not None and (budget is None or budget.is_kept(request.prompt, row["token_ids"])):
+        return request.unbudgeted
+    return request.sample if request.sample in store.samples else None
+
+
+def generate(llm: "LLM", requests: list[Request], store: Store, budget: Budget | None, label: str) -> None:
     """Put the outputs of all requests into the store, longest expected first so that none runs alone at the end.
 
     SIGTERM, with which Slurm announces the end of a job, flushes the store and ends the process with status 143.
@@ -70,13 +84,15 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> N
     try:
         while engine.has_unfinished_requests() and not told_to_stop:
             for finished in step():
-                answer = finished.outputs[0]
+                answer, request = finished.outputs[0], requests[int(finished.request_id)]
                 row = {
                     "output": answer.text,
+                    "token_ids": list(answer.token_ids),
                     "output_tokens": len(answer.token_ids),
                     "finish_reason": answer.finish_reason,
                 }
-                store.add(requests[int(finished.request_id)].sample, row)
+                kept = budget is None or budget.is_kept(request.prompt, row["token_ids"])
+                store.add(request.unbudgeted if kept else request.sample, row)
                 progress.finish(finished.request_id, row["output_tokens"])
             store.tick()
             progress.tick()
@@ -141,26 +157,35 @@ def main(
     identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
     rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
     requests = build_requests(rows, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
+    budget = budget_of(settings, tokenizer)
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"
     count = f"{len(requests):,} samples"
     with lease(f"{identity['checkpoint']}.{suite}", label):
         run = record.run() | {"tensor_parallel_size": tensor_parallel_size()}
-        store = Store(identity["checkpoint"], {request.sample for request in requests}, run)
-        missing = [request for request in requests if request.sample not in store.samples]
+        wanted = {address for request in requests for address in (request.sample, request.unbudgeted)}
+        store = Store(identity["checkpoint"], wanted, run)
+        missing = [request for request in requests if held(request, store, budget) is None]
         record.add_facts(samples=len(requests), generated=len(missing))
         if missing:
             print(f"{label}: {len(missing):,} of {count} to generate; starting the engine", flush=True)
-            generate(start_engine(checkpoint, settings), missing, store, label)
+            generate(start_engine(checkpoint, settings), missing, store, budget, label)
         else:
             print(f"{label}: all {count} were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
-    rows = [
-        keys
-        | {"benchmark": request.benchmark, "id": request.id, "seed": request.seed, "sample": request.sample}
-        | {"prompt": tokenizer.decode(request.prompt), "prompt_tokens": len(request.prompt)}
-        | store.samples[request.sample]
-        for request in requests
-    ]
+    rows = []
+    for request in requests:
+        sample = held(request, store, budget)
+        rows.append(
+            keys
+            | {"benchmark": request.benchmark, "id": request.id, "seed": request.seed, "sample": sample}
+            | {"prompt": tokenizer.decode(request.prompt), "prompt_tokens": len(request.prompt)}
+            | {"forced": None if budget is None else sample != request.unbudgeted}
+            | store.samples[sample]
+        )
+    if budget:
+        forced = sum(row["forced"] for row in rows)
+        record.add_facts(forced=forced)
+        print(f"{label}: of {count} the budget cut {forced:,}; the others are those without a budget", flush=True)
     tokens = sum(row["output_tokens"] for row in rows)
     record.add_facts(output_tokens=tokens, tokens_per_second=store.tokens_per_second)
     write_table(output, rows, SCHEMA, think=settings["think"])

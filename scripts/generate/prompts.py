@@ -19,6 +19,7 @@ class Request:
     expected_tokens: int
     sampling: dict  # of vLLM's SamplingParams
     sample: str  # address in the store
+    unbudgeted: str  # the same without a budget of thinking, where there is one
 
 
 def build_requests(
@@ -59,8 +60,11 @@ def build_requests(
             }
             sampling |= {"min_p": settings["min_p"]} if settings["min_p"] else {}
             expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
-            sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
-            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample))
+            unbudgeted = sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
+            if "thinking_tokens" in settings:
+                sampling["thinking_token_budget"] = settings["thinking_tokens"]
+                sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
+            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, unbudgeted))
     return requests
 
 

@@ -162,6 +162,11 @@ def start_engine(checkpoint: Path, settings: dict) -> "LLM":
             raise UserError(f"{checkpoint}: {error}") from None
     from vllm import LLM
 
+    if "thinking_tokens" in settings:
+        from vllm.config import ReasoningConfig
+
+        opened, closed = settings["think"].split()
+        limits["reasoning_config"] = ReasoningConfig(reasoning_start_str=opened, reasoning_end_str=closed)
     _, attention = device_and_attention(checkpoint, settings["dtype"])
     engine = read_engine(checkpoint)
     options = {name: engine[name] for name in OPTIONS if name in engine}

@@ -38,6 +38,9 @@ SCHEMA = pa.schema(
     [
         pa.field("sample", pa.string(), metadata={"meaning": "address: digest of all that determines the sample"}),
         pa.field("output", pa.string(), metadata={"meaning": "generated text without the final EOS"}),
+        pa.field(
+            "token_ids", pa.list_(pa.int32()), metadata={"meaning": "the output as drawn, the final EOS included"}
+        ),
         pa.field("output_tokens", pa.int64(), metadata={"meaning": "tokens, the final EOS included"}),
         pa.field("finish_reason", pa.string(), metadata={"meaning": "stop or length"}),
     ]

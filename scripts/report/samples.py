@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         column("study", pa.string(), "name of the study"),
         *SAMPLE_COLUMNS,
         column("max_model_len", pa.int64(), "the suite's limit of prompt and output together, in tokens"),
+        column("thinking_tokens", pa.int64(), "budget of the thought; null: the suite has none"),
         column("of", pa.int64(), "questions that the benchmark has, of which a suite may ask some"),
         column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
         column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
@@ -40,25 +41,25 @@ SCHEMA = pa.schema(
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
     """The rows of every score file of a study, in the study's order of cells, suites and benchmarks.
 
-    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `suites` (name, benchmarks, seeds and max_model_len,
-    and how many of the questions, if not all: records keep no order of keys) and `verdict`.
+    `settings` holds `cells` ([model, "quantizer/scheme"] pairs), `suites` (a list, for records keep no order of keys:
+    the name, and what the config says of it) and `verdict`.
 
     Raises:
         UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
     """
-    asked = {name: questions / f"{name}.parquet" for _, names, *_ in settings["suites"] for name in names}
+    asked = {name: questions / f"{name}.parquet" for suite in settings["suites"] for name in suite["benchmarks"]}
     paths = [
-        (scores / model / scheme / suite / f"{benchmark}.parquet", benchmark, seeds, limit, count)
-        for (model, scheme), (suite, benchmarks, seeds, limit, *count) in product(settings["cells"], settings["suites"])
-        for benchmark in benchmarks
+        (scores / model / scheme / suite["suite"] / f"{benchmark}.parquet", benchmark, suite)
+        for (model, scheme), suite in product(settings["cells"], settings["suites"])
+        for benchmark in suite["benchmarks"]
     ]
     record.add_inputs([*asked.values(), *(path for path, *_ in paths)])
     columns = ["id", "level", "subject"]
     known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
     tables = []
-    for path, benchmark, seeds, limit, count in paths:
+    for path, benchmark, suite in paths:
         frame = pd.read_parquet(path)
-        names = chosen(known[benchmark]["id"], count[0] if count else None)
+        names, seeds = chosen(known[benchmark]["id"], suite.get("questions")), suite["seeds"]
         expected = set(product(names, seeds))
         found = list(zip(frame["id"], frame["seed"], strict=True))
         if len(found) != len(expected) or set(found) != expected:
@@ -69,7 +70,8 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         verdict = settings["verdict"]
         behind = verdict.removeprefix("correct")
         frame = frame.assign(
-            max_model_len=limit,
+            max_model_len=suite["max_model_len"],
+            thinking_tokens=pd.array([suite.get("thinking_tokens")] * len(frame), "Int64"),
             of=len(known[benchmark]),
             verdict=verdict,
             right=frame[verdict],

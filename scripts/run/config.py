@@ -158,6 +158,11 @@ def _check_suites(config: Config, source: str) -> None:
             where = f"{source}: suites.{name}.benchmarks"
             known(benchmark, files("questions"), where, "benchmark")
             code_files(f"scripts.questions.{benchmark}")
+        if suite.get("thinking_tokens", 0) >= suite["max_model_len"]:
+            raise UserError(
+                f"{source}: suites.{name}.thinking_tokens: {suite['thinking_tokens']} leaves no room for an answer in "
+                f"max_model_len, {suite['max_model_len']}: lower it"
+            )
 
 
 def _check_corpora(config: Config, source: str) -> None:

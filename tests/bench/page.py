@@ -50,7 +50,17 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
                 right, tokens = draw.random() < skill[benchmark], draw.randrange(500, 32000)
                 common = keys | {"finish_reason": "stop" if tokens < 31000 else "length", "output_tokens": tokens}
                 output = f"{thought(draw)}</think>The answer is \\boxed{{{number}}}."
-                samples.append(common | {"prompt": "", "prompt_tokens": 0, "output": output, "sample": ""})
+                samples.append(
+                    common
+                    | {
+                        "prompt": "",
+                        "prompt_tokens": 0,
+                        "output": output,
+                        "sample": "",
+                        "token_ids": [],
+                        "forced": None,
+                    }
+                )
                 verdict = {"correct": right, "correct_final": right, "status": "ok", "sandboxed": None,
                            "extracted_final": str(number), "status_final": "ok"}  # fmt: skip
                 scores[benchmark].append(common | verdict | {"level": str(number % 5 + 1), "extracted": str(number)})
@@ -61,7 +71,7 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
               "wall_seconds": 0, "host": "nowhere", "packages": {}, "start": ""}  # fmt: skip
     (folder / "paper.record.json").write_text(json.dumps(record))
     for benchmark, rows in scores.items():
-        write_table(results / "score" / model / quantizer / scheme / f"{benchmark}.parquet", rows, SCORES)
+        write_table(results / "score" / model / quantizer / scheme / f"paper/{benchmark}.parquet", rows, SCORES)
     manifest = results / "quantize" / model / quantizer / scheme / "manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"files": {}}))

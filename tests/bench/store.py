@@ -23,7 +23,13 @@ WORDS = [*"0123456789=+*", "so", "the", "sum", "is", "then", "carry", "one", "an
 def row(number: int, draw: random.Random) -> dict:
     text = " ".join(draw.choices(WORDS, k=TEXT // 4))[:TEXT]
     sample = hashlib.sha256(str(number).encode()).hexdigest()
-    return {"sample": sample, "output": text, "output_tokens": TEXT, "finish_reason": "stop"}
+    return {
+        "sample": sample,
+        "output": text,
+        "token_ids": list(range(TEXT)),
+        "output_tokens": TEXT,
+        "finish_reason": "stop",
+    }
 
 
 def lookup(root: Path, checkpoint: str, wanted: set[str]) -> float:
