@@ -369,6 +369,10 @@ def ablation_settings(wildcards):
     return json.dumps({"schemes": study_schemes(wildcards.study)})
 
 
+def scaling_settings(wildcards):
+    return json.dumps({"ladders": study_config.ladders(wildcards.study)})
+
+
 def study_manifests(wildcards):
     return [f"results/quantize/{model}/{scheme}/manifest.json" for model, scheme in study_config.cells(wildcards.study)]
 

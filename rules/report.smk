@@ -73,6 +73,30 @@ rule ablations:
         " 2> {log:q}"
 
 
+rule scaling:
+    input:
+        code="results/code/scripts.report.scaling.txt",
+        samples="results/report/{study}/samples.parquet",
+    output:
+        "results/report/{study}/scaling.parquet",
+    log:
+        "results/logs/report/{study}/scaling.log",
+    benchmark:
+        "results/timings/report/{study}/scaling.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        tables=1,
+    params:
+        settings=scaling_settings,
+    shell:
+        "python -m scripts.report.scaling"
+        " --samples {input.samples:q}"
+        " --output {output:q}"
+        " --settings {params.settings:q}"
+        " 2> {log:q}"
+
+
 # Times are read from the records of generate, which are nobody's input.
 rule efficiency:
     input:
@@ -160,6 +184,7 @@ rule figures:
         drops="results/report/{study}/drops.parquet",
         lengths="results/report/{study}/lengths.parquet",
         budget="results/report/{study}/budget.parquet",
+        scaling="results/report/{study}/scaling.parquet",
         difficulty="results/report/{study}/difficulty.parquet",
         efficiency="results/report/{study}/efficiency.parquet",
     output:
@@ -178,6 +203,7 @@ rule figures:
         " --drops {input.drops:q}"
         " --lengths {input.lengths:q}"
         " --budget {input.budget:q}"
+        " --scaling {input.scaling:q}"
         " --difficulty {input.difficulty:q}"
         " --efficiency {input.efficiency:q}"
         " {output:q}"

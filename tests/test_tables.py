@@ -25,6 +25,7 @@ from scripts.report import (
     headline,
     lengths,
     paper,
+    scaling,
     summary,
 )
 from scripts.report._tables import verdict_of, write_frame
@@ -177,6 +178,25 @@ def test_ablations_are_pairs_that_differ_in_one_setting(samples: pd.DataFrame):
     assert len(ablations.tabulate(samples, schemes)) == 0
 
 
+def test_scaling_by_hand(samples: pd.DataFrame):
+    """Each cell against itself one rung below; what stands in no ladder is left out."""
+    small = samples.assign(suite="small", thinking_tokens=8, right=False, output_tokens=10)
+    other = samples.assign(suite="other")
+    both = pd.concat([samples, small, other])
+    table = scaling.tabulate(both, [["small", "t"]])
+    assert list(table.columns) == scaling.SCHEMA.names
+    assert list(dict.fromkeys(zip(table["suite"], table["below"], strict=True))) == [("small", None), ("t", "small")]
+    table = table.set_index(["scheme", "suite", "benchmark"])
+    assert table.loc["full", "gain"].loc["small"].isna().all()
+    row = table.loc[("w3", "t", "avg")]
+    assert (row["accuracy"], row["gain"], row["questions"]) == (50, 50, 8)
+    assert row["low"] <= 50 <= row["high"]
+    assert pd.isna(row["thinking_tokens"])
+    assert table.loc[("w3", "small", "hard"), ["thinking_tokens", "mean_tokens", "accuracy"]].tolist() == [8, 10, 0]
+    assert table.loc[("full", "t", "hard"), "gain"] == 62.5  # of itself, not of the baseline of another suite
+    assert len(scaling.tabulate(samples, [])) == 0
+
+
 def test_sizes_by_hand():
     facts = read_models()["r1-qwen-7b"]
     linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
@@ -260,7 +280,8 @@ def test_a_study_of_baselines_alone_has_all_tables(samples: pd.DataFrame, tmp_pa
     rows = samples[samples["quantizer"] == "none"]
     evidence = findings.of_study(rows, {"models": {}, "schemes": {}, "own_reasoning": []})
     made = {
-        drops: drops.tabulate(rows), ablations: ablations.tabulate(rows, {"none/full": {}}),
+        drops: drops.tabulate(rows), scaling: scaling.tabulate(rows, []),
+        ablations: ablations.tabulate(rows, {"none/full": {}}),
         difficulty: difficulty.compare(rows), lengths: lengths.measure(rows), errors: errors.count(rows),
         paper: paper.compare(rows, PUBLISHED),
         findings: pd.DataFrame(findings.findings("s", {"t": evidence}, evidence)),
@@ -310,7 +331,7 @@ def test_tables_of_a_study_are_read_by_everyone(built: Copy):
         ):  # fmt: skip
             assert (columns, rows) == (schema.names, len(table)), name
         assert polar.to_arrow().cast(schema).to_pylist() == duck.cast(schema).to_pylist() == table.to_pylist(), name
-        assert len(table) > 0 or name in ("ablations", "paper"), name
+        assert len(table) > 0 or name in ("ablations", "scaling", "paper"), name
 
 
 def test_tables_of_a_study_agree(built: Copy):

@@ -106,7 +106,7 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
     cell = f"{NAME}/{NAME}/{NAME}"
     drawn = [f"{folder}/figures/{figure}.{form}" for figure in FIGURES for form in ("svg", "png")]
     job = None
-    if file in {f"{each}.parquet" for each in (*TABLES_OF_SAMPLES, "ablations")}:
+    if file in {f"{each}.parquet" for each in (*TABLES_OF_SAMPLES, "ablations", "scaling")}:
         job = Making(module, output, table("samples"))
     elif file in ("findings.parquet", "paper.parquet"):
         job = Making(module, output, table("samples") | {"paper": PAPER})
@@ -128,7 +128,7 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
         sources |= {"explorer_code": "explorer.js"}
         job = Making(_module("report", "page"), output, {k: f"{PAGE}/{v}" for k, v in sources.items()} | shown)
     elif name in drawn:
-        used = table("accuracy", "drops", "lengths", "budget", "difficulty", "efficiency")
+        used = table("accuracy", "drops", "lengths", "budget", "scaling", "difficulty", "efficiency")
         job = Making(_module("report", "figures"), {"figures": drawn}, used)
     return job
 

@@ -36,22 +36,28 @@ CONFIG = {
 
 
 def by_suite(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
-    """The rows of each suite, in the study's order; of tables that know suites."""
-    of = {name: frame for name, frame in tables.items() if "suite" in frame}
+    """The rows of each suite, in the study's order, of tables that know suites; `scaling`, which joins them, whole."""
+    of = {name: frame for name, frame in tables.items() if "suite" in frame and name != "scaling"}
     suites = dict.fromkeys(of["accuracy"]["suite"])
-    return {suite: {name: frame[frame["suite"] == suite] for name, frame in of.items()} for suite in suites}
+    whole = {"scaling": tables["scaling"]}
+    return {suite: {name: frame[frame["suite"] == suite] for name, frame in of.items()} | whole for suite in suites}
 
 
 def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLevelMixin]:
     """The charts that show one model asked one suite, by name; those that have nothing to show are left out."""
-    frames = {name: labelled(tables[name]) for name in ("drops", "lengths", "budget", "difficulty", "accuracy")}
+    frames = {
+        name: labelled(tables[name]) for name in ("drops", "lengths", "budget", "scaling", "difficulty", "accuracy")
+    }
     keys = ["study", *CELL]
-    of = {name: frame[frame["model"] == model].drop(columns=keys).round(3) for name, frame in frames.items()}
+    of = {name: frame[frame["model"] == model].round(3) for name, frame in frames.items()}
+    ladder = of.pop("scaling").query(f"benchmark == '{AVERAGE}'")
+    of = {name: frame.drop(columns=keys) for name, frame in of.items()}
     lost = of["drops"][of["drops"]["benchmark"] == AVERAGE]
     longer = of["lengths"][of["lengths"]["ratio"].notna()]
     found = {"drops": drops(lost)} if len(lost) else {}
     found |= {"lengths": lengths(longer)} if len(longer) else {}
     found["budget"] = budget(of["budget"][of["budget"]["benchmark"] == AVERAGE])
+    found |= {"scaling": scaling(ladder)} if len(ladder) else {}
     found["truncated"] = truncated(of["lengths"])
     for by in ("level", "solve_rate"):
         rows = of["difficulty"][of["difficulty"]["by"] == by]
@@ -72,7 +78,7 @@ def methods(frame: pd.DataFrame, labels: bool = True, grid: bool = True) -> alt.
 
 def tooltip(*fields: str) -> list[alt.Tooltip]:
     """Each of "name", or "name|title"; numbers with two decimals at the most."""
-    names = {"model", "method", "benchmark", "class", "bin", "seed"}
+    names = {"model", "method", "suite", "benchmark", "class", "bin", "seed"}
     entries = []
     for field in fields:
         name, _, title = field.partition("|")
@@ -193,6 +199,27 @@ def budget(frame: pd.DataFrame) -> alt.Chart:
             tooltip=tooltip(*shown),
         )
         .add_params(picked)
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+
+
+def scaling(frame: pd.DataFrame) -> alt.Chart:
+    """`scaling` of one model: the average's accuracy by the mean length of outputs, a point for each rung."""
+    order = list(dict.fromkeys(frame["method"]))
+    frame = frame[["method", "suite", "thinking_tokens", "mean_tokens", "accuracy", "gain", "low", "high"]]
+    shown = ("method", "suite", "thinking_tokens|budget", "mean_tokens|mean tokens", "accuracy", "gain", "low", "high")
+    return (
+        alt.Chart(frame)
+        .mark_line(point={"size": 45}, strokeWidth=1.5)
+        .encode(
+            x=alt.X("mean_tokens:Q", title="mean length of an answer, in tokens", scale=alt.Scale(zero=False)),
+            y=alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks", scale=alt.Scale(zero=False)),
+            order="mean_tokens:Q",
+            color=alt.Color("method:N", sort=order, scale=alt.Scale(domain=order, range=COLOURS)).legend(
+                title=None, orient="top", columns=4, labelLimit=240
+            ),
+            tooltip=tooltip(*shown),
+        )
         .properties(width=WIDTH, height=HEIGHT)
     )
 

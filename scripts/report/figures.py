@@ -33,6 +33,7 @@ def main(
     drops: Input,
     lengths: Input,
     budget: Input,
+    scaling: Input,
     difficulty: Input,
     efficiency: Input,
     figures: Outputs,
@@ -42,6 +43,7 @@ def main(
         "drops": drops,
         "lengths": lengths,
         "budget": budget,
+        "scaling": scaling,
         "difficulty": difficulty,
         "efficiency": efficiency,
     }

@@ -33,6 +33,8 @@ DETAILS = [  # chart, title, text
      "Mean length over the baseline's on the same questions, with its 95 % interval."),
     ("budget", "Accuracy at smaller limits",
      "Mean of the benchmarks if every answer that had not ended by then were wrong. Pick methods in the legend."),
+    ("scaling", "What more thinking buys",
+     "Mean accuracy and length of suites that differ in their budget of thinking alone."),
     ("truncated", "Outputs cut off", "Share of outputs that the token limit cut off."),
     ("level", "Drop by level", "In points, by the benchmark's own levels."),
     ("solve_rate", "Drop by difficulty for the baseline",

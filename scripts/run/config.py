@@ -3,6 +3,8 @@
 Every error names the file, the key and the cure.
 """
 
+import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -59,6 +61,18 @@ class Config:
     def suites_of(self, study: str) -> dict[str, dict]:
         """The suites of a study and their settings, in its order."""
         return {name: self.suites[name] for name in self.studies[study]["suites"]}
+
+    def ladders(self, study: str) -> list[list[str]]:
+        """Suites of a study that differ in nothing but their budget of thinking, the smallest first, none last."""
+        alike: dict[str, list[str]] = {}
+        for name, suite in self.suites_of(study).items():
+            others = {key: value for key, value in suite.items() if key != "thinking_tokens"}
+            alike.setdefault(json.dumps(others, sort_keys=True), []).append(name)
+
+        def budget(name: str) -> float:
+            return self.suites[name].get("thinking_tokens", math.inf)
+
+        return [sorted(names, key=budget) for names in alike.values() if len(names) > 1]
 
     def benchmarks(self, study: str) -> list[str]:
         """Each benchmark of a study once, in the order of its suites."""
