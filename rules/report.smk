@@ -97,6 +97,28 @@ rule scaling:
         " 2> {log:q}"
 
 
+rule loops:
+    input:
+        code="results/code/scripts.report.loops.txt",
+        samples="results/report/{study}/samples.parquet",
+        outputs=study_samples,
+    output:
+        "results/report/{study}/loops.parquet",
+    log:
+        "results/logs/report/{study}/loops.log",
+    benchmark:
+        "results/timings/report/{study}/loops.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=600,
+    shell:
+        "python -m scripts.report.loops"
+        " --samples {input.samples:q}"
+        " --generate results/generate"
+        " --output {output:q}"
+        " 2> {log:q}"
+
+
 # Times are read from the records of generate, which are nobody's input.
 rule efficiency:
     input:

@@ -17,7 +17,7 @@ M_CELLS = {f"tiny-qwen-m/{scheme}" for scheme in ("none/full", "gptq/w2g32-plain
 CELLS = S_CELLS | M_CELLS
 BENCHMARKS = ("addition", "multiplication")
 OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors", "budget")
-OTHERS = ("ablations", "scaling", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
+OTHERS = ("ablations", "scaling", "loops", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
 
 
 def tables(study: str) -> set[str]:

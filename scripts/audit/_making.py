@@ -108,6 +108,9 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
     job = None
     if file in {f"{each}.parquet" for each in (*TABLES_OF_SAMPLES, "ablations", "scaling")}:
         job = Making(module, output, table("samples"))
+    elif file == "loops.parquet":
+        drawn_by, fixed = f"results/generate/{cell}/{NAME}\\.parquet", {"generate": "results/generate"}
+        job = Making(module, output, table("samples"), drawn_by, fixed=fixed)
     elif file in ("findings.parquet", "paper.parquet"):
         job = Making(module, output, table("samples") | {"paper": PAPER})
     elif file == "samples.parquet":

@@ -90,7 +90,11 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
         recorded = record["parameters"]["settings"]
         settings = {
             key: recorded[key]
-            for key in (*SUITE, *SAMPLING[recorded["sampling"]], *({"questions", "thinking_tokens"} & recorded.keys()))
+            for key in (
+                *SUITE,
+                *SAMPLING[recorded["sampling"]],
+                *({"questions", "thinking_tokens", "stop_loops"} & recorded.keys()),
+            )
         }
         if any(scored["wildcards"]["suite"] == suite for scored in by_rule["score"]):
             asked.add(suite)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
-from scripts.generate.budget import Budget, budget_of
+from scripts.generate.limits import Limits, limits_of
 from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
@@ -39,25 +39,33 @@ SCHEMA = pa.schema(
         column("output", pa.string(), "generated text, thinking included, without the final EOS"),
         column("token_ids", pa.list_(pa.int32()), "the output in tokens as they were drawn, the final EOS included"),
         column("output_tokens", pa.int64(), "length of the output in tokens, the final EOS included"),
-        column("finish_reason", pa.string(), "stop (EOS) or length (token limit reached: truncated)"),
-        column("forced", pa.bool_(), "the budget of thinking ended the thought; null: the suite has none"),
+        column(
+            "finish_reason",
+            pa.string(),
+            "stop (EOS), length (token limit reached: truncated) or repetition (stop_loops)",
+        ),
+        column(
+            "cut",
+            pa.bool_(),
+            "a limit of the suite (thinking_tokens, stop_loops) ended it; null: there is none",
+        ),
         column("sample", pa.string(), "address in the sample store"),
     ]
 )
 
 
-def held(request: Request, store: Store, budget: Budget | None) -> str | None:
+def held(request: Request, store: Store, limits: Limits | None) -> str | None:
     """The address under which the store holds the sample of a request; None if it does not.
 
-    What ended before its budget was spent lies where it does without one.
+    What the limits do not cut lies where it does without them.
     """
-    row = store.samples.get(request.unbudgeted)
-    if row is not None and (budget is None or budget.is_kept(request.prompt, row["token_ids"])):
-        return request.unbudgeted
+    row = store.samples.get(request.plain)
+    if row is not None and (limits is None or limits.is_plain(request.prompt, row)):
+        return request.plain
     return request.sample if request.sample in store.samples else None
 
 
-def generate(llm: "LLM", requests: list[Request], store: Store, budget: Budget | None, label: str) -> None:
+def generate(llm: "LLM", requests: list[Request], store: Store, limits: Limits | None, label: str) -> None:
     """Put the outputs of all requests into the store, longest expected first so that none runs alone at the end.
 
     SIGTERM, with which Slurm announces the end of a job, flushes the store and ends the process with status 143.
@@ -66,11 +74,14 @@ def generate(llm: "LLM", requests: list[Request], store: Store, budget: Budget |
         UserError: a process of the engine died; what had finished is stored.
     """
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
     engine = llm.llm_engine
     for index in sorted(range(len(requests)), key=lambda i: -requests[i].expected_tokens):
-        sampling = SamplingParams(**requests[index].sampling, output_kind=RequestOutputKind.FINAL_ONLY)
+        options = dict(requests[index].sampling)
+        if loops := options.pop("repetition_detection", None):
+            options["repetition_detection"] = RepetitionDetectionParams(**loops)
+        sampling = SamplingParams(**options, output_kind=RequestOutputKind.FINAL_ONLY)
         engine.add_request(str(index), {"prompt_token_ids": requests[index].prompt}, sampling)
     told_to_stop = []
     signal.signal(signal.SIGTERM, lambda number, _: told_to_stop.append(number))
@@ -91,8 +102,8 @@ def generate(llm: "LLM", requests: list[Request], store: Store, budget: Budget |
                     "output_tokens": len(answer.token_ids),
                     "finish_reason": answer.finish_reason,
                 }
-                kept = budget is None or budget.is_kept(request.prompt, row["token_ids"])
-                store.add(request.unbudgeted if kept else request.sample, row)
+                plain = limits is None or limits.is_plain(request.prompt, row)
+                store.add(request.plain if plain else request.sample, row)
                 progress.finish(finished.request_id, row["output_tokens"])
             store.tick()
             progress.tick()
@@ -157,35 +168,35 @@ def main(
     identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
     rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
     requests = build_requests(rows, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
-    budget = budget_of(settings, tokenizer)
+    limits = limits_of(settings, tokenizer)
     label = f"generate {model}/{quantizer}/{scheme}/{suite}"
     count = f"{len(requests):,} samples"
     with lease(f"{identity['checkpoint']}.{suite}", label):
         run = record.run() | {"tensor_parallel_size": tensor_parallel_size()}
-        wanted = {address for request in requests for address in (request.sample, request.unbudgeted)}
+        wanted = {address for request in requests for address in (request.sample, request.plain)}
         store = Store(identity["checkpoint"], wanted, run)
-        missing = [request for request in requests if held(request, store, budget) is None]
+        missing = [request for request in requests if held(request, store, limits) is None]
         record.add_facts(samples=len(requests), generated=len(missing))
         if missing:
             print(f"{label}: {len(missing):,} of {count} to generate; starting the engine", flush=True)
-            generate(start_engine(checkpoint, settings), missing, store, budget, label)
+            generate(start_engine(checkpoint, settings), missing, store, limits, label)
         else:
             print(f"{label}: all {count} were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
     rows = []
     for request in requests:
-        sample = held(request, store, budget)
+        sample = held(request, store, limits)
         rows.append(
             keys
             | {"benchmark": request.benchmark, "id": request.id, "seed": request.seed, "sample": sample}
             | {"prompt": tokenizer.decode(request.prompt), "prompt_tokens": len(request.prompt)}
-            | {"forced": None if budget is None else sample != request.unbudgeted}
+            | {"cut": None if limits is None else sample != request.plain}
             | store.samples[sample]
         )
-    if budget:
-        forced = sum(row["forced"] for row in rows)
-        record.add_facts(forced=forced)
-        print(f"{label}: of {count} the budget cut {forced:,}; the others are those without a budget", flush=True)
+    if limits:
+        cut = sum(row["cut"] for row in rows)
+        record.add_facts(cut=cut)
+        print(f"{label}: of {count} the suite's limits cut {cut:,}; the others are those without them", flush=True)
     tokens = sum(row["output_tokens"] for row in rows)
     record.add_facts(output_tokens=tokens, tokens_per_second=store.tokens_per_second)
     write_table(output, rows, SCHEMA, think=settings["think"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from scripts.generate.loops import LONGEST
 from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
 from scripts.template import Conversation, render
@@ -19,7 +20,7 @@ class Request:
     expected_tokens: int
     sampling: dict  # of vLLM's SamplingParams
     sample: str  # address in the store
-    unbudgeted: str  # the same without a budget of thinking, where there is one
+    plain: str  # the same without what the suite may end early
 
 
 def build_requests(
@@ -60,11 +61,13 @@ def build_requests(
             }
             sampling |= {"min_p": settings["min_p"]} if settings["min_p"] else {}
             expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
-            unbudgeted = sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
+            plain = digest_of({"prompt": ids, "sampling": sampling, **identity})
             if "thinking_tokens" in settings:
                 sampling["thinking_token_budget"] = settings["thinking_tokens"]
-                sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
-            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, unbudgeted))
+            if "stop_loops" in settings:
+                sampling["repetition_detection"] = {"max_pattern_size": LONGEST, "min_count": settings["stop_loops"]}
+            sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
+            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, plain))
     return requests
 
 

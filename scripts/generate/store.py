@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
             "token_ids", pa.list_(pa.int32()), metadata={"meaning": "the output as drawn, the final EOS included"}
         ),
         pa.field("output_tokens", pa.int64(), metadata={"meaning": "tokens, the final EOS included"}),
-        pa.field("finish_reason", pa.string(), metadata={"meaning": "stop or length"}),
+        pa.field("finish_reason", pa.string(), metadata={"meaning": "stop, length or repetition"}),
     ]
 )
 log = logging.getLogger(__name__)

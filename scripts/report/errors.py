@@ -13,7 +13,9 @@ SCHEMA = pa.schema(
         BENCHMARK_COLUMN,
         *COUNT_COLUMNS,
         column("status", pa.string(), "of judging: ok, no_answer, timeout, error, or how a program ended otherwise"),
-        column("finish_reason", pa.string(), "of the output: stop, or length: truncated"),
+        column(
+            "finish_reason", pa.string(), "of the output: stop, length: truncated, or repetition: a loop was stopped"
+        ),
         column("count", pa.int64(), "outputs"),
         column("share", pa.float64(), "of the outputs of this cell and benchmark, in percent"),
     ]

@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         *SAMPLE_COLUMNS,
         column("max_model_len", pa.int64(), "the suite's limit of prompt and output together, in tokens"),
         column("thinking_tokens", pa.int64(), "budget of the thought; null: the suite has none"),
+        column("stop_loops", pa.int64(), "repetitions after which an answer is ended; null: it is not"),
         column("of", pa.int64(), "questions that the benchmark has, of which a suite may ask some"),
         column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
         column("subject", pa.string(), "topic or origin as the benchmark states it; null: none"),
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
         column(
             "status", pa.string(), "of that verdict: ok, no_answer, unparsed, timeout, error, or how a program ended"
         ),
-        column("finish_reason", pa.string(), "stop, or length: truncated"),
+        column("finish_reason", pa.string(), "stop, length: truncated, or repetition: a loop was stopped"),
         column("output_tokens", pa.int64(), "length of the output in tokens"),
     ]
 )
@@ -71,7 +72,7 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         behind = verdict.removeprefix("correct")
         frame = frame.assign(
             max_model_len=suite["max_model_len"],
-            thinking_tokens=pd.array([suite.get("thinking_tokens")] * len(frame), "Int64"),
+            **{key: pd.array([suite.get(key)] * len(frame), "Int64") for key in ("thinking_tokens", "stop_loops")},
             of=len(known[benchmark]),
             verdict=verdict,
             right=frame[verdict],

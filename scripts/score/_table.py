@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         column(
             "sandboxed", pa.bool_(), "model-written programs ran in a sandbox; null: the benchmark runs no programs"
         ),
-        column("finish_reason", pa.string(), "stop, or length: truncated"),
+        column("finish_reason", pa.string(), "stop, length: truncated, or repetition: a loop was stopped"),
         column("output_tokens", pa.int64(), "length of the output in tokens"),
     ]
 )

@@ -58,7 +58,7 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
                         "output": output,
                         "sample": "",
                         "token_ids": [],
-                        "forced": None,
+                        "cut": None,
                     }
                 )
                 verdict = {"correct": right, "correct_final": right, "status": "ok", "sandboxed": None,

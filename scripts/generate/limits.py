@@ -1,6 +1,6 @@
-"""Budgets of thinking: an answer whose thought ends before its budget is spent is the one that it would be without.
+"""What a suite may end early: thoughts by a budget, answers by their loops. What neither cuts is the sample without.
 
-vLLM counts tokens between the marker that opens the thought and the one that closes it, and writes the latter itself
+Of thoughts vLLM counts tokens between the marker that opens it and the one that closes it, and writes the latter itself
 when the budget is spent ("budget forcing": Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393).
 """
 
@@ -8,29 +8,42 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from scripts.generate.loops import first_loop
 from scripts.run.errors import UserError
+
+LOOP = "repetition"  # vLLM's word for the end of an answer that was ended for its loops
 
 
 @dataclass(frozen=True)
-class Budget:
-    """So many tokens of thinking.
+class Limits:
+    """What a suite may end early.
 
     Attributes:
-        tokens: that a thought may have.
+        thinking: tokens that a thought may have; None: as many as it takes.
         opened: token that opens the thought.
         closed: token that closes it.
+        loops: after so many repetitions in a row an answer is ended; None: it is not.
     """
 
-    tokens: int
-    opened: int
-    closed: int
+    thinking: int | None = None
+    opened: int = -1
+    closed: int = -1
+    loops: int | None = None
 
-    def is_kept(self, prompt: list[int], output: list[int]) -> bool:
-        """Whether an answer, given in token ids, is the same with this budget as without.
+    def is_plain(self, prompt: list[int], row: dict) -> bool:
+        """Whether a sample is the same with these limits as without.
 
         One that closes its thought with the budget's last token is, too, but cannot be told from one that was made to.
+
+        Args:
+            prompt: token ids.
+            row: of the store.
         """
-        return thought_tokens(prompt, output, self.opened, self.closed) < self.tokens
+        ids = row["token_ids"]
+        if self.thinking is not None and thought_tokens(prompt, ids, self.opened, self.closed) >= self.thinking:
+            return False
+        # The last token ended the answer before vLLM looked for loops.
+        return self.loops is None or (row["finish_reason"] != LOOP and first_loop(ids[:-1], [self.loops]) == [None])
 
 
 def thought_tokens(prompt: list[int], output: list[int], opened: int, closed: int) -> int:
@@ -51,18 +64,19 @@ def _last(ids: list[int], wanted: int) -> int:
     return len(ids) - 1 - ids[::-1].index(wanted)
 
 
-def budget_of(settings: dict, tokenizer: PreTrainedTokenizerBase) -> Budget | None:
-    """The budget of a suite, as a model counts it; None if the suite has none.
+def limits_of(settings: dict, tokenizer: PreTrainedTokenizerBase) -> Limits | None:
+    """The limits of a suite, as a model counts them; None if the suite has none.
 
     Args:
-        settings: `thinking_tokens` of the suite, if it has a budget, and `think`, the markers of the model.
+        settings: `thinking_tokens` and `stop_loops` of the suite, where it has them, and `think`, the model's markers.
         tokenizer: of the checkpoint.
 
     Raises:
         UserError: the model does not open and close its thought by one token each.
     """
+    loops = settings.get("stop_loops")
     if "thinking_tokens" not in settings:
-        return None
+        return Limits(loops=loops) if loops else None
     known = tokenizer.get_vocab()
     for marker in settings["think"].split():
         if marker not in known:
@@ -70,4 +84,5 @@ def budget_of(settings: dict, tokenizer: PreTrainedTokenizerBase) -> Budget | No
                 f"thinking_tokens: the tokenizer of {tokenizer.name_or_path} has no token {marker!r}, by which the "
                 "thought would be counted: correct `think` in the model's file, or leave its budgets out"
             )
-    return Budget(settings["thinking_tokens"], *(known[marker] for marker in settings["think"].split()))
+    opened, closed = (known[marker] for marker in settings["think"].split())
+    return Limits(settings["thinking_tokens"], opened, closed, loops)
