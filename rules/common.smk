@@ -266,7 +266,7 @@ def suite_settings(wildcards):
     asked = study_config.asking(wildcards.suite, wildcards.model)
     return slice_of(
         asked,
-        *(key for key in ("questions", "thinking_tokens", "stop_loops") if key in asked),
+        *(key for key in ("questions", "discourage", "thinking_tokens", "stop_loops") if key in asked),
         "seeds",
         "sampling",
         "temperature",
@@ -345,7 +345,7 @@ def study_questions(wildcards):
     return [f"results/questions/{name}.parquet" for name in study_config.benchmarks(wildcards.study)]
 
 
-OF_SUITE = ("benchmarks", "seeds", "max_model_len", "questions", "thinking_tokens", "stop_loops")
+OF_SUITE = ("benchmarks", "seeds", "max_model_len", "questions", "discourage", "thinking_tokens", "stop_loops")
 
 
 def study_settings(wildcards):

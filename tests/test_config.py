@@ -63,6 +63,14 @@ BAD = {
     "an alias of itself": (CONFIG, "studies:", "a: &a [*a]\nstudies:", ["aliases"]),
     "top_p above 1": (CONFIG, "top_p: 0.95", "top_p: 1.5", ["suites.arithmetic.top_p", "1.5"]),
     "token limit beyond the context": (CONFIG, "len: 256", "len: 4096", ["arithmetic.max_model_len", "4096", "512"]),
+    "no room behind the thought": (
+        CONFIG, "max_model_len: 256", "thinking_tokens: 256\n    max_model_len: 256",
+        ["arithmetic.thinking_tokens", "256"],
+    ),
+    "words misspelt": (
+        CONFIG, "max_model_len: 256", "discourage: hesitate\n    max_model_len: 256",
+        ["suites.arithmetic.discourage", "hesitate", "did you mean 'hesitation'"],
+    ),
     "suite twice in a study": (
         CONFIG, "- arithmetic\n", "- arithmetic\n    - arithmetic\n", ["studies.tiny.suites", "arithmetic"],
     ),

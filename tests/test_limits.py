@@ -12,7 +12,7 @@ import yaml
 from scripts.generate.engine import held
 from scripts.generate.limits import Limits, limits_of, thought_tokens
 from scripts.generate.loops import first_loop
-from scripts.generate.prompts import Request
+from scripts.generate.prompts import Request, tokens_of
 from scripts.models import arithmetic
 from scripts.report import loops
 from scripts.run.errors import UserError
@@ -122,9 +122,39 @@ def test_a_model_without_markers_is_refused():
         limits_of({"think": "[THINK] [/THINK]", "thinking_tokens": 5}, tokenizer)
 
 
+def test_words_are_a_models_tokens_whatever_their_capitals():
+    tokenizer = arithmetic.build_tokenizer()
+    tokenizer.add_tokens(["Wait", " wait", "waiting", "WAIT"])
+    found = tokens_of(tokenizer, {"name": "x", "words": ["wait", "+"]})
+    assert sorted(tokenizer.decode([token]) for token in found) == [" wait", "+", "WAIT", "Wait"]
+    with pytest.raises(UserError, match=r"no token of .* is a word of config/discourage/x.yaml"):
+        tokens_of(tokenizer, {"name": "x", "words": ["hmm"]})
+
+
 def answered(study: Path, suite: str) -> tuple[pd.DataFrame, dict]:
     path = study / f"results/generate/{CELL}/{suite}.parquet"
     return pd.read_parquet(path), json.loads(path.with_suffix(".record.json").read_text())["facts"]
+
+
+def check_cures(study: Path, free: pd.DataFrame, loops_table: pd.DataFrame) -> None:
+    """No answer has a word that was discouraged; loops are stopped where the table had said that they would be."""
+    quiet, facts = answered(study, "quiet")
+    assert facts["generated"] == len(quiet) == 20
+    assert not quiet["output"].str.contains("7").any()
+    before = free[(free["benchmark"] == "addition") & (free["seed"] == 42)].set_index("id")
+    assert before.loc[quiet["id"], "output"].str.contains("7").any()
+
+    stopped, facts = answered(study, "stopped")
+    said = loops_table.query("suite == 'arithmetic' and repetitions == 2")
+    assert facts["generated"] == facts["cut"] == (stopped["finish_reason"] == "repetition").sum() > 0
+    whole = free[free["seed"] == 42].set_index(["benchmark", "id"])["token_ids"]
+    for row in stopped.itertuples():
+        ids, before = list(row.token_ids), list(whole[row.benchmark, row.id])
+        [end] = first_loop(before[:-1], [2])
+        assert ids == before[:end]
+        assert row.cut == (end is not None)
+    lost = 1 - stopped["output_tokens"].sum() / whole.map(len).sum()
+    assert 100 * lost == pytest.approx(said["saved"].mean(), abs=3)  # of two seeds
 
 
 def test_a_suite_draws_only_what_its_limits_cut(study: Path):
@@ -140,10 +170,14 @@ def test_a_suite_draws_only_what_its_limits_cut(study: Path):
     config["suites"]["short"] = config["suites"]["arithmetic"] | {
         "benchmarks": ["multiplication"], "seeds": [42], "thinking_tokens": tokens,
     }  # fmt: skip
+    config["suites"]["quiet"] = config["suites"]["arithmetic"] | {
+        "benchmarks": ["addition"], "questions": 20, "seeds": [42], "discourage": "seven",
+    }  # fmt: skip
+    (study / "config/discourage/seven.yaml").write_text("penalty: 100\nwords: ['7']\n")
     config["suites"]["stopped"] = config["suites"]["arithmetic"] | {"seeds": [42], "stop_loops": 2}
     config["studies"] = {
         "ladder": {
-            "suites": ["arithmetic", "short", "stopped"],
+            "suites": ["arithmetic", "short", "stopped", "quiet"],
             "grid": [{"models": ["tiny-qwen-s"], "schemes": ["none/full"]}],
         }
     }
@@ -166,21 +200,11 @@ def test_a_suite_draws_only_what_its_limits_cut(study: Path):
     scores = pd.read_parquet(study / target)
     assert 0 < scores["correct_final"].mean() < 1
     samples = pd.read_parquet(study / "results/report/ladder/samples.parquet")
-    without = {"arithmetic": True, "short": False, "stopped": True}
+    without = {"arithmetic": True, "short": False, "stopped": True, "quiet": True}
     assert samples.groupby("suite")["thinking_tokens"].first().isna().to_dict() == without
 
-    # What stopping loops cuts is what the table had said of the suite without it.
-    stopped, facts = answered(study, "stopped")
-    said = pd.read_parquet(study / tables[1]).query("suite == 'arithmetic' and repetitions == 2")
-    assert facts["generated"] == facts["cut"] == (stopped["finish_reason"] == "repetition").sum() > 0
-    whole = all_free[all_free["seed"] == 42].set_index(["benchmark", "id"])["token_ids"]
-    for row in stopped.itertuples():
-        ids, before = list(row.token_ids), list(whole[row.benchmark, row.id])
-        [end] = first_loop(before[:-1], [2])
-        assert ids == before[:end]
-        assert row.cut == (end is not None)
-    lost = 1 - stopped["output_tokens"].sum() / whole.map(len).sum()
-    assert 100 * lost == pytest.approx(said["saved"].mean(), abs=3)  # of two seeds
+    assert set(samples["discourage"][samples["suite"] == "quiet"]) == {"seven"}
+    check_cures(study, all_free, pd.read_parquet(study / tables[1]))
 
     shutil.rmtree(study / "results/store/samples")
     (study / f"results/generate/{CELL}/short.parquet").unlink()

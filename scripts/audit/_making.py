@@ -73,7 +73,9 @@ def making(name: str) -> Making:
         case "score", [model, quantizer, scheme, suite, file]:
             samples = f"results/generate/{model}/{quantizer}/{scheme}/{suite}.parquet"
             asked: Names = {"questions": f"results/questions/{file}", "samples": samples}
-            job = Making(_module("score", _stem(file)), {"output": name}, asked, f"results/datasets/{NAME}/files")
+            job = Making(
+                _module("score", _stem(file)), {"output": name}, asked, f"results/datasets/{NAME}/files", "datasets"
+            )
         case "report", [study, *_]:
             job = _of_report(name, f"results/report/{study}", "/".join(keys[1:]))
     if job is None:
@@ -179,7 +181,7 @@ def _faults(record: dict) -> Iterator[str]:
 
 
 def _of_settings(record: dict, others: list[str]) -> Iterator[str]:
-    """A checkpoint is calibrated on the corpus that its settings name; scores are of one file of samples."""
+    """A checkpoint is calibrated on the corpus that its settings name."""
     settings = record["parameters"].get("settings", {})
     if not isinstance(settings, dict):
         yield "has settings that are none"
@@ -187,8 +189,6 @@ def _of_settings(record: dict, others: list[str]) -> Iterator[str]:
         corpus = settings.get("corpus")
         if others != ([f"results/calibrate/{record['wildcards']['model']}/{corpus}.parquet"] if corpus else []):
             yield f"names beside its model {', '.join(others) or 'no input'}, but its settings name the corpus {corpus}"
-    elif record["rule"] == "score" and len([path for path in others if path.startswith("results/generate/")]) != 1:
-        yield "is not of one file of samples"
 
 
 def arguments(record: dict, folder: Path) -> tuple[Any, dict[str, Any], dict[str, Path]]:
@@ -201,15 +201,11 @@ def arguments(record: dict, folder: Path) -> tuple[Any, dict[str, Any], dict[str
     main = inspect.unwrap(module.main.registered_commands[0].callback)
     others = [path for path in record["inputs"] if path not in listed(job.inputs)]
     found: dict[str, Any] = record["parameters"] | record["wildcards"] | job.fixed | {job.several: others}
-    if record["rule"] == "score":
-        samples = next(path for path in others if path.startswith("results/generate/"))
-        found |= {"samples": samples, "datasets": [path for path in others if path != samples]}
     made = {path: folder / path for path in listed(job.outputs)}
 
     def paths(value: Any) -> Any:
         return [paths(part) for part in value] if isinstance(value, list) else made.get(value, Path(value))
 
     names = {**job.inputs, **job.outputs}
-    several = (job.several, "samples", "datasets")
-    found |= {key: paths(value) for key, value in (found | names).items() if key in (*names, *several)}
+    found |= {key: paths(value) for key, value in (found | names).items() if key in (*names, job.several)}
     return main, {key: found[key] for key in inspect.signature(main).parameters}, made

@@ -20,6 +20,7 @@ from scripts.table import SAMPLE_COLUMNS, read_rows
 REPOSITORY = ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "resources")
 CONFIG = "config/reproduce.yaml"
 SUITE = ("seeds", "max_model_len", "paper_seeds")  # the rest is the model's, or one of
+OPTIONAL = {"questions", "discourage", "thinking_tokens", "stop_loops"}
 SAMPLING = {"": ("temperature", "top_p"), "recommended": ("sampling",)}
 CORPUS = ("sequences", "length", "seed", "cut")
 CELL = {"model", "quantizer", "scheme", "suite", "benchmark"}
@@ -88,14 +89,10 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
         suite = record["wildcards"]["suite"]
         questions = [Path(name).stem for name in record["inputs"] if name.startswith("results/questions/")]
         recorded = record["parameters"]["settings"]
-        settings = {
-            key: recorded[key]
-            for key in (
-                *SUITE,
-                *SAMPLING[recorded["sampling"]],
-                *({"questions", "thinking_tokens", "stop_loops"} & recorded.keys()),
-            )
-        }
+        stated = (*SUITE, *SAMPLING[recorded["sampling"]], *(OPTIONAL & recorded.keys()))
+        settings = {key: recorded[key] for key in stated}
+        if "discourage" in settings:
+            settings["discourage"] = settings["discourage"]["name"]
         if any(scored["wildcards"]["suite"] == suite for scored in by_rule["score"]):
             asked.add(suite)
             questions = [row["benchmark"]] if row["benchmark"] in questions else questions

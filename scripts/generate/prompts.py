@@ -40,9 +40,16 @@ def build_requests(
         known: answer lengths by benchmark, question and seed, where known.
 
     Raises:
-        UserError: a prompt leaves no room for an answer, or has two BOS; the chat template fails.
+        UserError: a prompt leaves no room for an answer, or has two BOS; the chat template fails; the model has no
+            token for any of the words that the suite discourages.
     """
-    requests = []
+    requests, bias = [], {}
+    if "discourage" in settings:
+        bias = {
+            "logit_bias": dict.fromkeys(
+                tokens_of(tokenizer, settings["discourage"]), -settings["discourage"]["penalty"]
+            )
+        }
     prompts = prompt_ids(tokenizer, [row["messages"] for row in questions], settings)
     for row, ids in zip(questions, prompts, strict=True):
         if len(ids) >= settings["max_model_len"]:
@@ -59,7 +66,7 @@ def build_requests(
                 "seed": request_seed(seed, row["id"], paper_seeds=settings["paper_seeds"]),
                 "skip_special_tokens": True,
             }
-            sampling |= {"min_p": settings["min_p"]} if settings["min_p"] else {}
+            sampling |= bias | ({"min_p": settings["min_p"]} if settings["min_p"] else {})
             expected = known.get((row["benchmark"], row["id"], seed), row["expected_tokens"])
             plain = digest_of({"prompt": ids, "sampling": sampling, **identity})
             if "thinking_tokens" in settings:
@@ -69,6 +76,22 @@ def build_requests(
             sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
             requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, plain))
     return requests
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, discouraged: dict) -> list[int]:
+    """Tokens that are one of the words, with or without a blank before it, whatever its capitals.
+
+    Raises:
+        UserError: there is none.
+    """
+    words = set(discouraged["words"])
+    found = [token for token in range(len(tokenizer)) if tokenizer.decode([token]).strip().lower() in words]
+    if not found:
+        raise UserError(
+            f"discourage: no token of {tokenizer.name_or_path} is a word of config/discourage/"
+            f"{discouraged['name']}.yaml: add the model's own, or leave the suite out"
+        )
+    return found
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], asked: dict) -> list[list[int]]:

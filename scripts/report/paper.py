@@ -53,9 +53,9 @@ def sampling_error(right: np.ndarray) -> float:
 def compare(samples: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and benchmark of the study that the paper has too; `avg` where both average the same.
 
-    The paper's tables have neither budgets of thinking nor stopped loops: suites that do are left out.
+    The paper's tables have no budgets of thinking and no cures: suites that have some are left out.
     """
-    samples = samples[samples["thinking_tokens"].isna() & samples["stop_loops"].isna()]
+    samples = samples[samples[["thinking_tokens", "discourage", "stop_loops"]].isna().all(axis=1)]
     keys = [*CELL, "benchmark"]
     summary = summarize(samples.assign(right=samples["correct"]))
     right = by_question(samples, "correct")

@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         *SAMPLE_COLUMNS,
         column("max_model_len", pa.int64(), "the suite's limit of prompt and output together, in tokens"),
         column("thinking_tokens", pa.int64(), "budget of the thought; null: the suite has none"),
+        column("discourage", pa.string(), "list of words that were made less likely; null: none"),
         column("stop_loops", pa.int64(), "repetitions after which an answer is ended; null: it is not"),
         column("of", pa.int64(), "questions that the benchmark has, of which a suite may ask some"),
         column("level", pa.string(), "difficulty as the benchmark states it; null: none"),
@@ -72,6 +73,7 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         behind = verdict.removeprefix("correct")
         frame = frame.assign(
             max_model_len=suite["max_model_len"],
+            discourage=suite.get("discourage", {}).get("name"),
             **{key: pd.array([suite.get(key)] * len(frame), "Int64") for key in ("thinking_tokens", "stop_loops")},
             of=len(known[benchmark]),
             verdict=verdict,

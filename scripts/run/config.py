@@ -18,6 +18,7 @@ from scripts.run.read import MODELS, files, known, read_datasets, read_models, r
 from scripts.run.resources import generate_gpus, quantize_gpus
 
 QUANTIZERS = Path("config/quantizers.yaml")
+DISCOURAGE = Path("config/discourage")
 BASELINE = "none/full"
 ALL_PUBLISHED = "published/*"
 # What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
@@ -110,6 +111,7 @@ def load(config: dict, sources: list[str]) -> Config:
     flags = [config.get(name, False) for name in ("retrain", "unsafe_code", "anonymous_records")]
     gpu_memory_gb = config.get("gpu_memory_gb", 80)
     checked = Config(studies, suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb)
+    _take_words(checked.suites, source)
     _check_schemes(checked)
     _check_suites(checked, source)
     _check_corpora(checked, source)
@@ -143,6 +145,17 @@ def _take_local(local: dict, tables: dict[str, dict], source: str) -> None:
             if not Path(path).exists():
                 raise UserError(f"{source}: local.{kind}.{name}: nothing at {path}; correct the path")
             tables[kind][name] |= part | {"local": path}
+
+
+def _take_words(suites: dict[str, dict], source: str) -> None:
+    """Put in place of the names of files in config/discourage/ what they hold."""
+    for name, suite in suites.items():
+        if "discourage" in suite:
+            named, there = suite["discourage"], sorted(path.stem for path in DISCOURAGE.glob("*.yaml"))
+            known(named, there, f"{source}: suites.{name}.discourage", f"file in {DISCOURAGE}")
+            words = read_yaml(path := DISCOURAGE / f"{named}.yaml")
+            validate(words, "discourage", str(path))
+            suite["discourage"] = {"name": named} | words
 
 
 def _check_schemes(config: Config) -> None:

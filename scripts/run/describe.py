@@ -16,6 +16,7 @@ FILES = {
     "model": "models/NAME.yaml",
     "datasets": "datasets.tsv",
     "quantizers": "quantizers.yaml",
+    "discourage": "discourage/NAME.yaml",
 }
 HEAD = """# Configuration
 
