@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
+from scripts.generate.siblings import write_down
 from scripts.report import FIGURES, TABLES, TABLES_OF_SAMPLES
 from scripts.run.config import load, published_files
 from scripts.run.errors import UserError
@@ -36,6 +37,15 @@ os.environ.update(PYTHONUTF8="1")  # also for jobs: files, arguments and logs ar
 onstart:
     if Path("results").exists() and not os.access("results", os.W_OK):
         raise WorkflowError("results/ cannot be written: allow writing there, or work in a folder of your own")
+    write_down(
+        {
+            f"{model}/{scheme}": {
+                suite: {"settings": json.loads(asked_settings(suite, model)), "questions": questions_of(suite)}
+                for suite in suites
+            }
+            for (model, scheme), suites in study_config.asked().items()
+        }
+    )
 
 
 def one_of(names):
@@ -252,18 +262,28 @@ def generate_mb(wildcards, attempt):
 
 
 def generate_minutes(wildcards, attempt):
-    scheme = study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"]
-    suite = study_config.suites[wildcards.suite]
-    model = study_config.models[wildcards.model]
-    return sizes.generate_minutes(model, scheme, suite, generate_gpus(wildcards)) * attempt
+    """Of all suites of the checkpoint: whoever starts the engine answers them."""
+    cell = wildcards.model, f"{wildcards.quantizer}/{wildcards.scheme}"
+    model, scheme, gpus = study_config.models[cell[0]], study_config.schemes[cell[1]], generate_gpus(wildcards)
+    suites = {wildcards.suite, *study_config.asked().get(cell, ())}
+    minutes = [sizes.generate_minutes(model, scheme, study_config.suites[suite], gpus) for suite in suites]
+    return sum(minutes) * attempt
+
+
+def questions_of(suite):
+    return [f"results/questions/{name}.parquet" for name in study_config.suites[suite]["benchmarks"]]
 
 
 def suite_questions(wildcards):
-    return [f"results/questions/{name}.parquet" for name in study_config.suites[wildcards.suite]["benchmarks"]]
+    return questions_of(wildcards.suite)
 
 
 def suite_settings(wildcards):
-    asked = study_config.asking(wildcards.suite, wildcards.model)
+    return asked_settings(wildcards.suite, wildcards.model)
+
+
+def asked_settings(suite, model):
+    asked = study_config.asking(suite, model)
     return slice_of(
         asked,
         *(key for key in ("questions", "discourage", "thinking_tokens", "stop_loops") if key in asked),

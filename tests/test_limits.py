@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from scripts.generate.engine import held
+from scripts.generate.engine import held, rounds
 from scripts.generate.limits import Limits, limits_of, thought_tokens
 from scripts.generate.loops import first_loop
 from scripts.generate.prompts import Request, tokens_of
+from scripts.generate.store import read_segment, segments
 from scripts.models import arithmetic
 from scripts.report import loops
 from scripts.run.errors import UserError
@@ -103,14 +104,20 @@ class Held:
     ],
 )
 def test_where_a_sample_is_held(store: Held, address: str | None):
-    request = Request("b", "q", 1, [OPEN], 9, {}, "forced", "free")
-    assert held(request, store, Limits(3, OPEN, CLOSE)) == address
+    request = Request("b", "q", 1, [OPEN], 9, {}, "forced", "free", Limits(3, OPEN, CLOSE))
+    assert held(request, store) == address
+
+
+def test_what_has_no_limits_is_drawn_first_and_large_budgets_before_small():
+    of = [None, Limits(5, OPEN, CLOSE), Limits(9, OPEN, CLOSE), Limits(loops=3), None]
+    requests = [Request("b", "q", n, [OPEN], 9, {}, str(n), str(n), limits) for n, limits in enumerate(of)]
+    assert [[request.seed for request in part] for part in rounds(requests)] == [[0, 4], [3], [2], [1]]
 
 
 def test_without_a_budget_a_sample_has_one_address():
     request = Request("b", "q", 1, [OPEN], 9, {}, "free", "free")
-    assert held(request, Held(free=[1, 2, 3]), None) == "free"
-    assert held(request, Held(), None) is None
+    assert held(request, Held(free=[1, 2, 3])) == "free"
+    assert held(request, Held()) is None
 
 
 def test_a_model_without_markers_is_refused():
@@ -136,17 +143,24 @@ def answered(study: Path, suite: str) -> tuple[pd.DataFrame, dict]:
     return pd.read_parquet(path), json.loads(path.with_suffix(".record.json").read_text())["facts"]
 
 
+def stored(study: Path) -> set[str]:
+    """Addresses of all samples in the store."""
+    return {
+        name for path in segments(study / "results/store/samples") for name in read_segment(path)["sample"].to_pylist()
+    }
+
+
 def check_cures(study: Path, free: pd.DataFrame, loops_table: pd.DataFrame) -> None:
     """No answer has a word that was discouraged; loops are stopped where the table had said that they would be."""
-    quiet, facts = answered(study, "quiet")
-    assert facts["generated"] == len(quiet) == 20
+    quiet, _ = answered(study, "quiet")
+    assert len(quiet) == 20
     assert not quiet["output"].str.contains("7").any()
     before = free[(free["benchmark"] == "addition") & (free["seed"] == 42)].set_index("id")
     assert before.loc[quiet["id"], "output"].str.contains("7").any()
 
     stopped, facts = answered(study, "stopped")
     said = loops_table.query("suite == 'arithmetic' and repetitions == 2")
-    assert facts["generated"] == facts["cut"] == (stopped["finish_reason"] == "repetition").sum() > 0
+    assert facts["cut"] == (stopped["finish_reason"] == "repetition").sum() > 0
     whole = free[free["seed"] == 42].set_index(["benchmark", "id"])["token_ids"]
     for row in stopped.itertuples():
         ids, before = list(row.token_ids), list(whole[row.benchmark, row.id])
@@ -186,10 +200,18 @@ def test_a_suite_draws_only_what_its_limits_cut(study: Path):
     (study / "config/tiny.yaml").unlink()  # a hard link
     copy.write_config(config)
     tables = [f"results/report/ladder/{name}.parquet" for name in ("paper", "loops")]
-    copy.build(target := f"results/score/{CELL}/short/multiplication.parquet", *tables)
+    before = stored(study)
+    copy.build("--cores", "1", target := f"results/score/{CELL}/short/multiplication.parquet", *tables)
     cut, facts = answered(study, "short")
     cut = cut.set_index("id").loc[free.index]
-    assert facts["generated"] == facts["cut"] == cut["cut"].sum() == (thoughts >= tokens).sum()
+    assert facts["cut"] == cut["cut"].sum() == (thoughts >= tokens).sum()
+    # One engine answered all three suites, and drew what each of them lacked.
+    ladder = ("short", "stopped", "quiet")
+    logs = [(study / f"results/logs/generate/{CELL}/{suite}.log").read_text() for suite in ladder]
+    assert sorted("starting the engine" in log for log in logs) == [False, False, True]
+    new = {sample for suite in ladder for sample in answered(study, suite)[0]["sample"]} - before
+    assert stored(study) - before == new
+    assert len(new) == facts["cut"] + answered(study, "stopped")[1]["cut"] + 20
     for name, row in cut.iterrows():
         whole, ids = list(free.loc[name, "token_ids"]), list(row["token_ids"])
         if not row["cut"]:

@@ -3,6 +3,8 @@
 What the store holds is not generated again; what the engine finishes is stored at once.
 """
 
+import itertools
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -12,11 +14,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from scripts.generate.limits import Limits, limits_of
 from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
+from scripts.generate.siblings import Sibling, siblings
 from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
 from scripts.generate.store import Store, checkpoint_digest
 from scripts.questions._chosen import chosen
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from vllm import LLM
     from vllm.v1.engine.llm_engine import LLMEngine
 
+LARGEST = 1 << 62  # tokens of a thought without a budget
 SCHEMA = pa.schema(
     [
         *SAMPLE_COLUMNS,
@@ -54,21 +57,38 @@ SCHEMA = pa.schema(
 )
 
 
-def held(request: Request, store: Store, limits: Limits | None) -> str | None:
+def held(request: Request, store: Store) -> str | None:
     """The address under which the store holds the sample of a request; None if it does not.
 
     What the limits do not cut lies where it does without them.
     """
     row = store.samples.get(request.plain)
-    if row is not None and (limits is None or limits.is_plain(request.prompt, row)):
+    if row is not None and (request.limits is None or request.limits.is_plain(request.prompt, row)):
         return request.plain
     return request.sample if request.sample in store.samples else None
 
 
-def generate(llm: "LLM", requests: list[Request], store: Store, limits: Limits | None, label: str) -> None:
+def rounds(requests: list[Request]) -> list[list[Request]]:
+    """The requests in the order in which they are drawn: without limits, then by their budgets, the largest first.
+
+    What a larger budget does not cut is what a smaller one may cut, and need not be drawn for it.
+    """
+
+    def rank(request: Request) -> float:
+        if request.limits is None:
+            return -math.inf
+        return -(request.limits.thinking or LARGEST)
+
+    return [list(group) for _, group in itertools.groupby(sorted(requests, key=rank), rank)]
+
+
+def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> tuple[float, int]:
     """Put the outputs of all requests into the store, longest expected first so that none runs alone at the end.
 
     SIGTERM, with which Slurm announces the end of a job, flushes the store and ends the process with status 143.
+
+    Returns:
+        Seconds that it took, and tokens that were drawn.
 
     Raises:
         UserError: a process of the engine died; what had finished is stored.
@@ -90,7 +110,6 @@ def generate(llm: "LLM", requests: list[Request], store: Store, limits: Limits |
         label, {str(i): r.expected_tokens for i, r in enumerate(requests)}, lambda: tokens_so_far(engine)
     )
     progress.print()
-    startup_seconds = time.time() - psutil.Process().create_time()
     store.start_clock()
     try:
         while engine.has_unfinished_requests() and not told_to_stop:
@@ -102,7 +121,7 @@ def generate(llm: "LLM", requests: list[Request], store: Store, limits: Limits |
                     "output_tokens": len(answer.token_ids),
                     "finish_reason": answer.finish_reason,
                 }
-                plain = limits is None or limits.is_plain(request.prompt, row)
+                plain = request.limits is None or request.limits.is_plain(request.prompt, row)
                 store.add(request.plain if plain else request.sample, row)
                 progress.finish(finished.request_id, row["output_tokens"])
             store.tick()
@@ -115,14 +134,10 @@ def generate(llm: "LLM", requests: list[Request], store: Store, limits: Limits |
     finally:
         store.flush()
     progress.close()
-    record.add_facts(
-        startup_seconds=round(startup_seconds, 3),
-        generation_seconds=round(progress.seconds, 3),
-        generated_tokens=progress.tokens,
-    )
     if told_to_stop:
         print(f"{label}: told to stop; what is finished is stored, and the next run goes on from there", flush=True)
         raise SystemExit(143)
+    return progress.seconds, progress.tokens
 
 
 def tokens_so_far(engine: "LLMEngine") -> dict[str, int]:
@@ -152,6 +167,57 @@ def watched(step: Callable[[], list]) -> Callable[[], list]:
     return step_or_raise
 
 
+def draw(checkpoint: Path, settings: dict, run: dict, own: list[Request], others: list[Sibling], label: str) -> Store:
+    """Generate what the store lacks of a suite, and of its siblings, in one engine start; what it holds then.
+
+    Args:
+        checkpoint: folder.
+        settings: of the suite.
+        run: as in `Store`.
+        own: requests of the suite.
+        others: its siblings.
+        label: of the job.
+    """
+    requests, tokenizer = list(own), AutoTokenizer.from_pretrained(checkpoint)
+    most = dict(settings)
+    for sibling in others:
+        try:
+            requests += asked_of(checkpoint, tokenizer, sibling.settings, sibling.questions)
+        except UserError as error:
+            print(f"{label}: {sibling.suite} is not answered ahead: {error}", flush=True)
+            continue
+        most["max_model_len"] = max(most["max_model_len"], sibling.settings["max_model_len"])
+        most |= {key: value for key, value in sibling.settings.items() if key == "thinking_tokens"}
+    store = Store(checkpoint_digest(checkpoint), addresses(requests), run)
+    llm = start_engine(checkpoint, most)
+    record.add_facts(startup_seconds=round(time.time() - psutil.Process().create_time(), 3))
+    seconds, tokens = 0.0, 0
+    for part in rounds(requests):
+        if missing := {request.sample: request for request in part if held(request, store) is None}:
+            took, drawn = generate(llm, list(missing.values()), store, label)
+            seconds, tokens = seconds + took, tokens + drawn
+    record.add_facts(generation_seconds=round(seconds, 3), generated_tokens=tokens)
+    return store
+
+
+def asked_of(
+    checkpoint: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict,
+    questions: list[Path],
+    known: dict | None = None,
+) -> list[Request]:
+    """The requests of a suite; `known` as in `build_requests`."""
+    identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
+    rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
+    return build_requests(rows, tokenizer, settings, identity, known or {})
+
+
+def addresses(requests: list[Request]) -> set[str]:
+    """Where their samples may lie."""
+    return {address for request in requests for address in (request.sample, request.plain)}
+
+
 @stage
 def main(
     questions: Inputs,
@@ -165,35 +231,33 @@ def main(
 ) -> None:
     check_packed(checkpoint, settings)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
-    rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
-    requests = build_requests(rows, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
-    limits = limits_of(settings, tokenizer)
-    label = f"generate {model}/{quantizer}/{scheme}/{suite}"
-    count = f"{len(requests):,} samples"
-    with lease(f"{identity['checkpoint']}.{suite}", label):
+    requests = asked_of(checkpoint, tokenizer, settings, questions, known_lengths(output, quantizer, scheme))
+    cell = f"{model}/{quantizer}/{scheme}"
+    label, count, digest = f"generate {cell}/{suite}", f"{len(requests):,} samples", checkpoint_digest(checkpoint)
+    with lease(f"{digest}.{suite}", label):
         run = record.run() | {"tensor_parallel_size": tensor_parallel_size()}
-        wanted = {address for request in requests for address in (request.sample, request.plain)}
-        store = Store(identity["checkpoint"], wanted, run)
-        missing = [request for request in requests if held(request, store, limits) is None]
-        record.add_facts(samples=len(requests), generated=len(missing))
+        store = Store(digest, addresses(requests), run)
+        missing = sum(held(request, store) is None for request in requests)
+        record.add_facts(samples=len(requests), generated=missing)
         if missing:
-            print(f"{label}: {len(missing):,} of {count} to generate; starting the engine", flush=True)
-            generate(start_engine(checkpoint, settings), missing, store, limits, label)
+            others = siblings(cell, suite)
+            names = f", and what {', '.join(other.suite for other in others)} will ask" if others else ""
+            print(f"{label}: {missing:,} of {count} to generate{names}; starting the engine", flush=True)
+            store = draw(checkpoint, settings, run, requests, others, label)
         else:
             print(f"{label}: all {count} were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
     rows = []
     for request in requests:
-        sample = held(request, store, limits)
+        sample = held(request, store)
         rows.append(
             keys
             | {"benchmark": request.benchmark, "id": request.id, "seed": request.seed, "sample": sample}
             | {"prompt": tokenizer.decode(request.prompt), "prompt_tokens": len(request.prompt)}
-            | {"cut": None if limits is None else sample != request.plain}
+            | {"cut": None if request.limits is None else sample != request.plain}
             | store.samples[sample]
         )
-    if limits:
+    if any(request.limits for request in requests):
         cut = sum(row["cut"] for row in rows)
         record.add_facts(cut=cut)
         print(f"{label}: of {count} the suite's limits cut {cut:,}; the others are those without them", flush=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from scripts.generate.limits import Limits, limits_of
 from scripts.generate.loops import LONGEST
 from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
@@ -21,6 +22,7 @@ class Request:
     sampling: dict  # of vLLM's SamplingParams
     sample: str  # address in the store
     plain: str  # the same without what the suite may end early
+    limits: Limits | None = None  # what it may
 
 
 def build_requests(
@@ -43,7 +45,7 @@ def build_requests(
         UserError: a prompt leaves no room for an answer, or has two BOS; the chat template fails; the model has no
             token for any of the words that the suite discourages.
     """
-    requests, bias = [], {}
+    requests, bias, limits = [], {}, limits_of(settings, tokenizer)
     if "discourage" in settings:
         bias = {
             "logit_bias": dict.fromkeys(
@@ -74,7 +76,7 @@ def build_requests(
             if "stop_loops" in settings:
                 sampling["repetition_detection"] = {"max_pattern_size": LONGEST, "min_count": settings["stop_loops"]}
             sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
-            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, plain))
+            requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, plain, limits))
     return requests
 
 

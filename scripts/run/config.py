@@ -63,6 +63,14 @@ class Config:
         """The suites of a study and their settings, in its order."""
         return {name: self.suites[name] for name in self.studies[study]["suites"]}
 
+    def asked(self) -> dict[tuple[str, str], list[str]]:
+        """The suites that each (model, "quantizer/scheme") is asked, over all studies."""
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for study, entry in self.studies.items():
+            for cell in self.cells(study):
+                found.setdefault(cell, {}).update(dict.fromkeys(entry["suites"]))
+        return {cell: list(suites) for cell, suites in found.items()}
+
     def ladders(self, study: str) -> list[list[str]]:
         """Suites of a study that differ in nothing but their budget of thinking, the smallest first, none last."""
         alike: dict[str, list[str]] = {}

@@ -160,7 +160,8 @@ def generate_gpu_minutes(model: dict, scheme: dict, suite: dict) -> float:
     """Of a suite; rounding activations and the cache while the model runs is taken to cost as much again."""
     rounds = 2 if scheme.keys() & {"activation_bits", "kv_bits"} else 1
     share = min(1, suite.get("questions", QUESTIONS) / QUESTIONS)
-    runs = share * len(suite["benchmarks"]) * len(suite["seeds"]) * suite["max_model_len"] / 32768
+    length = suite.get("thinking_tokens", suite["max_model_len"])
+    runs = share * len(suite["benchmarks"]) * len(suite["seeds"]) * length / 32768
     return rounds * runs * MINUTES_PER_BILLION * model["parameters"] / 1e9
 
 
