@@ -239,7 +239,7 @@ def main(
         },
         suites=suites,
         models=list(dict.fromkeys(cells["model"])),
-        details=DETAILS,
+        details=[each for each in DETAILS if each[0] != "scaling" or "scaling" in specs],  # of ladders
         sources={suite: suite if len(suites) > 1 else "This study" for suite in suites} | {PAPER: "The paper"},
         findings=findings(frames["findings"]),
         paper=beside_paper(frames["paper"]),
