@@ -24,7 +24,7 @@ BENCHMARKS = ["aime120", "math500", "gsm8k", "gpqa", "livecodebench"]
 SEEDS = [42, 43, 44]
 COUNT = size(56, 2)  # questions of each benchmark
 STEPS = 24  # of an answer
-RULES = ("tables", "ablations", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
+RULES = "tables ablations scaling loops efficiency findings paper headline explorer figures page".split()
 
 
 def thought(draw: random.Random) -> str:

@@ -19,7 +19,7 @@ from tests.conftest import TINY_STUDY, Copy
 # models, schemes: the paper's grid has eight and fifteen.
 GRIDS = size([(8, 15), (20, 50), (100, 100)], [(1, 2)])
 BENCHMARKS = ["addition", "multiplication"]
-TABLES = [f"table{i}" for i in range(11)]
+TABLES = [f"table{i}" for i in range(14)]
 
 BARE = """
 models = [f"m{{i}}" for i in range({models})]
@@ -125,7 +125,7 @@ def main() -> None:
             jobs, seconds = plan(ours(folder / "ours", models, schemes).root, "--configfile", "config/tiny.yaml")
             bare_jobs, least = plan(bare(folder / "bare", models, schemes, logged=False))
             _, logged = plan(bare(folder / "logged", models, schemes, logged=True))
-            assert bare_jobs <= jobs <= bare_jobs + 30  # ours has one job more for each module
+            assert bare_jobs <= jobs <= bare_jobs + 33  # ours has one job more for each module
             print(
                 f"{models * schemes:11,} {jobs:7,} {seconds:6.1f} {least:6.1f} {logged:6.1f} "
                 f"{seconds / least:10.2f} {seconds / logged:12.2f}",
