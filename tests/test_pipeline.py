@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from scripts.report import TABLES
 from scripts.table import read_rows
 from tests.conftest import ROOT, TINY_STUDY, Copy
 
@@ -85,7 +86,7 @@ def test_manifests_list_nothing_of_snakemakes(built: Copy):
 def test_every_artifact_has_a_complete_record(built: Copy):
     found = artifacts(built)
     # questions, models, corpora, checkpoints, samples, scores; tables and pieces of outputs of two studies
-    assert len(found) == 3 + 2 + 2 + 6 + 7 + 12 + 2 * (11 + 1)
+    assert len(found) == 3 + 2 + 2 + 6 + 7 + 12 + 2 * (len(TABLES) + 1)
     for path in found:
         record_path = path.with_suffix(".record.json") if path.suffix == ".parquet" else path.with_name("record.json")
         record = json.loads(record_path.read_text())

@@ -24,7 +24,8 @@ BENCHMARKS = ["aime120", "math500", "gsm8k", "gpqa", "livecodebench"]
 SEEDS = [42, 43, 44]
 COUNT = size(56, 2)  # questions of each benchmark
 STEPS = 24  # of an answer
-RULES = "tables ablations scaling loops efficiency findings paper headline explorer figures page".split()
+RULES = ["tables", "ablations", "scaling", "loops", "efficiency", "findings", "paper", "headline"]
+RULES += ["explorer", "figures", "page"]
 
 
 def thought(draw: random.Random) -> str:
