@@ -29,6 +29,8 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+SUITES_OF_CELLS = study_config.suites_of_cells()
+
 os.environ.setdefault(VARIABLE, packages_digest())  # inherited by every job, wherever it runs
 os.environ[ANONYMOUS] = str(study_config.anonymous_records)
 os.environ.update(PYTHONUTF8="1")  # also for jobs: files, arguments and logs are UTF-8, whatever the locale
@@ -43,7 +45,7 @@ onstart:
                 suite: {"settings": json.loads(asked_settings(suite, model)), "questions": questions_of(suite)}
                 for suite in suites
             }
-            for (model, scheme), suites in study_config.asked().items()
+            for (model, scheme), suites in SUITES_OF_CELLS.items()
         }
     )
 
@@ -265,7 +267,7 @@ def generate_minutes(wildcards, attempt):
     """Of all suites of the checkpoint: whoever starts the engine answers them."""
     cell = wildcards.model, f"{wildcards.quantizer}/{wildcards.scheme}"
     model, scheme, gpus = study_config.models[cell[0]], study_config.schemes[cell[1]], generate_gpus(wildcards)
-    suites = {wildcards.suite, *study_config.asked().get(cell, ())}
+    suites = {wildcards.suite, *SUITES_OF_CELLS.get(cell, ())}
     minutes = [sizes.generate_minutes(model, scheme, study_config.suites[suite], gpus) for suite in suites]
     return sum(minutes) * attempt
 

@@ -63,7 +63,7 @@ class Config:
         """The suites of a study and their settings, in its order."""
         return {name: self.suites[name] for name in self.studies[study]["suites"]}
 
-    def asked(self) -> dict[tuple[str, str], list[str]]:
+    def suites_of_cells(self) -> dict[tuple[str, str], list[str]]:
         """The suites that each (model, "quantizer/scheme") is asked, over all studies."""
         found: dict[tuple[str, str], dict[str, None]] = {}
         for study, entry in self.studies.items():
