@@ -96,7 +96,7 @@ def main(
     texts = [row["text"] for row in read_folder(source, ["text"])] if source.is_dir() else []
     if settings["cut"] == "windows":
         if source.suffix == ".parquet":
-            ids = reasoning_ids(tokenizer, read_rows(source))
+            ids = reasoning_ids(tokenizer, read_rows(source, without="token_ids"))
         else:
             text = "\n\n".join(text.strip() for text in texts) if texts else source.read_text(encoding="utf-8")
             ids = tokenizer(text, add_special_tokens=False).input_ids

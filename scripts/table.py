@@ -54,5 +54,7 @@ def read_said(path: Path, key: str) -> str:
     return pq.read_schema(path).metadata[key.encode()].decode()
 
 
-def read_rows(path: Path) -> list[dict]:
-    return pq.read_table(path).to_pylist()
+def read_rows(path: Path, *, without: str | None = None) -> list[dict]:
+    """All rows of a table, without a column that would take more memory than it is worth."""
+    names = [name for name in pq.read_schema(path).names if name != without]
+    return pq.read_table(path, columns=names).to_pylist()

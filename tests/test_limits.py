@@ -70,6 +70,7 @@ def test_loops_by_hand():
     answers = pd.DataFrame(rows, columns=["quantizer", "scheme", "id", "token_ids", "right"]).assign(
         study="s", model="m", suite="t", benchmark="x", seed=1, of=2, output_tokens=lambda r: r["token_ids"].map(len)
     )
+    answers = answers.join(loops.ends_of(answers["token_ids"]))
     table = loops.tabulate(answers).set_index(["scheme", "repetitions"])
     columns = ["cut", "right_cut", "saved", "safe"]
     assert table.loc[("full", 3), columns].tolist() == [50, 1, pytest.approx(100 * 1 / 14), False]
@@ -208,7 +209,7 @@ def test_a_suite_draws_only_what_its_limits_cut(study: Path):
     # One engine answered all three suites, and drew what each of them lacked.
     ladder = ("short", "stopped", "quiet")
     logs = [(study / f"results/logs/generate/{CELL}/{suite}.log").read_text() for suite in ladder]
-    assert sorted("starting the engine" in log for log in logs) == [False, False, True]
+    assert sum(log.count("Initializing a V1 LLM engine") for log in logs) == 1
     new = {sample for suite in ladder for sample in answered(study, suite)[0]["sample"]} - before
     assert stored(study) - before == new
     assert len(new) == facts["cut"] + answered(study, "stopped")[1]["cut"] + 20

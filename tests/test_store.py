@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,12 @@ ARTIFACT = "results/generate/tiny-qwen-s/none/full/arithmetic.parquet"
 
 
 def row(text: str) -> dict:
-    return {"output": text, "token_ids": list(range(len(text))), "output_tokens": len(text), "finish_reason": "stop"}
+    return {
+        "output": text,
+        "token_ids": array("i", range(len(text))),
+        "output_tokens": len(text),
+        "finish_reason": "stop",
+    }
 
 
 def filled(root: Path, *batches: dict[str, str]) -> Path:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from scripts.audit._causes import ALTERED, MISSING, Cause, progress
 from scripts.audit._making import arguments
 from scripts.audit._records import Results
-from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, differing, read_segment, segments
+from scripts.generate.store import SAMPLES, SCHEMA, checkpoint_digest, differing, read_segment, rows_of, segments
 from scripts.run.files import sha256
 from scripts.run.imports import package_versions
 from scripts.run.record import again, record_path
@@ -66,7 +66,7 @@ def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:
     """Samples that the store lacks or holds with another content; damaged segments."""
     checkpoint = next(results.path(source) for source in record["inputs"] if source.endswith("/checkpoint"))
     folder = SAMPLES / checkpoint_digest(checkpoint)
-    rows = {row["sample"]: row for row in pq.read_table(results.path(name), columns=SCHEMA.names).to_pylist()}
+    rows = {row["sample"]: row for row in rows_of(pq.read_table(results.path(name), columns=SCHEMA.names))}
     kept: dict[str, dict] = {}
     for segment in segments(results.path(str(folder))):
         if (table := read_segment(segment)) is None:
@@ -74,7 +74,7 @@ def _stored(results: Results, name: str, record: dict) -> Iterator[Cause]:
                 ALTERED, str(segment), "its content does not have the SHA-256 that is its name, or not its form"
             )
         else:
-            found = [row for row in table.to_pylist() if row["sample"] in rows]
+            found = [row for row in rows_of(table) if row["sample"] in rows]
             if twin := differing(kept, found):
                 yield Cause(ALTERED, str(segment), twin)
             kept |= {row["sample"]: row for row in found}

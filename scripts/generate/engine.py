@@ -7,6 +7,7 @@ import itertools
 import math
 import signal
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> t
                 answer, request = finished.outputs[0], requests[int(finished.request_id)]
                 row = {
                     "output": answer.text,
-                    "token_ids": list(answer.token_ids),
+                    "token_ids": array("i", answer.token_ids),
                     "output_tokens": len(answer.token_ids),
                     "finish_reason": answer.finish_reason,
                 }

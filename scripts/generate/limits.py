@@ -4,6 +4,7 @@ Of thoughts vLLM counts tokens between the marker that opens it and the one that
 when the budget is spent ("budget forcing": Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -46,18 +47,16 @@ class Limits:
         return self.loops is None or (row["finish_reason"] != LOOP and first_loop(ids[:-1], [self.loops]) == [None])
 
 
-def thought_tokens(prompt: list[int], output: list[int], opened: int, closed: int) -> int:
+def thought_tokens(prompt: list[int], output: Sequence[int], opened: int, closed: int) -> int:
     """Tokens of the first thought that the output goes on with or begins; of one that is not closed up to the end."""
-    both = [*prompt, *output]
-    before = both[: len(prompt)]
-    if opened in before and closed not in before[_last(before, opened) :]:
-        start = _last(before, opened) + 1
+    if opened in prompt and closed not in prompt[_last(prompt, opened) :]:
+        start = _last(prompt, opened) + 1 - len(prompt)  # tokens of the prompt that are part of the thought, negative
     elif opened in output:
-        start = len(prompt) + output.index(opened) + 1
+        start = output.index(opened) + 1
     else:
         return 0
-    thought = both[start:]
-    return thought.index(closed) if closed in thought else len(thought)
+    thought = output[max(start, 0) :]
+    return max(-start, 0) + (thought.index(closed) if closed in thought else len(thought))
 
 
 def _last(ids: list[int], wanted: int) -> int:

@@ -48,7 +48,7 @@ def main(
         "efficiency": efficiency,
     }
     found = of_study({name: pd.read_parquet(path) for name, path in paths.items()})
-    nothing = alt.Chart(pd.DataFrame()).mark_text(text="nothing to show").configure(**charts.CONFIG)
+    nothing = alt.Chart(pd.DataFrame({"row": [0]})).mark_text(text="nothing to show").configure(**charts.CONFIG)
     for figure in figures:
         spec = found.get(figure.stem, nothing).to_dict()
         if figure.suffix == ".svg":

@@ -31,17 +31,22 @@ SCHEMA = pa.schema(
 )
 
 
+def ends_of(outputs: pd.Series) -> pd.DataFrame:
+    """Where each output, in token ids, would end by a number of repetitions, a column for each; null: nowhere."""
+    # The last token ended the answer before anybody looked for loops.
+    found = [first_loop(ids[:-1], REPETITIONS) for ids in outputs]
+    return pd.DataFrame(found, outputs.index, REPETITIONS, dtype="Int64")
+
+
 def tabulate(answers: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, benchmark and number of repetitions.
 
     Args:
-        answers: one row per sample, with `token_ids`.
+        answers: one row per sample, with `ends_of` it.
     """
-    # The last token ended the answer before anybody looked for loops.
-    found = [first_loop(ids[:-1], REPETITIONS) for ids in answers["token_ids"]]
     pieces = []
-    for position, repetitions in enumerate(REPETITIONS):
-        ends = pd.array([row[position] for row in found], "Int64")
+    for repetitions in REPETITIONS:
+        ends = answers[repetitions].array
         lost = answers["output_tokens"].to_numpy() - ends.fillna(0)
         rows = answers.assign(cut=~ends.isna(), lost=lost.astype(int) * ~ends.isna())
         rows["right_cut"] = rows["right"] & rows["cut"]
@@ -71,6 +76,7 @@ def main(samples: Input, generate: Parameter, output: Output) -> None:
     tables = []
     for cell, rows in verdicts.groupby(CELL, sort=False):
         drawn = pd.read_parquet(paths[cell], columns=["benchmark", "id", "seed", "token_ids"])
+        drawn = drawn.drop(columns="token_ids").join(ends_of(drawn["token_ids"]))  # a cell's ids at a time
         tables.append(rows.merge(drawn, on=["benchmark", "id", "seed"], validate="one_to_one"))
     write_frame(output, tabulate(pd.concat(tables)), SCHEMA, verdict=verdict_of(samples))
 

@@ -50,7 +50,7 @@ def score(
         UserError: a sample answers a question that the questions' file lacks.
     """
     asked = {row["id"]: row for row in read_rows(questions)}
-    rows = [row for row in read_rows(samples) if row["benchmark"] == benchmark]
+    rows = [row for row in read_rows(samples, without="token_ids") if row["benchmark"] == benchmark]
     rows = with_our_markers(rows, read_said(samples, "think"))
     unknown = {row["id"] for row in rows} - asked.keys()
     if unknown:
