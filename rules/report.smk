@@ -111,6 +111,7 @@ rule loops:
     resources:
         mem_mb=8000,
         runtime=600,
+        tables=1,
     shell:
         "python -m scripts.report.loops"
         " --samples {input.samples:q}"
