@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 
 from scripts.generate.siblings import write_down
 from scripts.report import FIGURES, TABLES, TABLES_OF_SAMPLES
-from scripts.run.config import load, published_files
+from scripts.run.config import OF_SUITE, load, published_files
 from scripts.run.errors import UserError
 from scripts.run import resources as sizes
 from scripts.run.imports import code_files, package_versions
@@ -288,7 +288,7 @@ def asked_settings(suite, model):
     asked = study_config.asking(suite, model)
     return slice_of(
         asked,
-        *(key for key in ("questions", "discourage", "thinking_tokens", "stop_loops") if key in asked),
+        *(key for key in OF_SUITE if key in asked),
         "seeds",
         "sampling",
         "temperature",
@@ -367,16 +367,14 @@ def study_questions(wildcards):
     return [f"results/questions/{name}.parquet" for name in study_config.benchmarks(wildcards.study)]
 
 
-OF_SUITE = ("benchmarks", "seeds", "max_model_len", "questions", "discourage", "thinking_tokens", "stop_loops")
-
-
 def study_settings(wildcards):
     return json.dumps(
         {
             "verdict": study_config.studies[wildcards.study]["verdict"],
             "cells": study_config.cells(wildcards.study),
             "suites": [
-                {"suite": name} | {key: suite[key] for key in OF_SUITE if key in suite}
+                {"suite": name}
+                | {key: suite[key] for key in ("benchmarks", "seeds", "max_model_len", *OF_SUITE) if key in suite}
                 for name, suite in study_config.suites_of(wildcards.study).items()
             ],
         }

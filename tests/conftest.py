@@ -81,8 +81,17 @@ class Copy:
                 shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.write_config(TINY_STUDY)
 
+    @classmethod
+    def at(cls, root: Path) -> "Copy":
+        """One that is there."""
+        copy = cls.__new__(cls)
+        copy.root = root
+        return copy
+
     def write_config(self, config: dict) -> None:
-        (self.root / "config/tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        path = self.root / "config/tiny.yaml"
+        path.unlink(missing_ok=True)  # it may be a hard link
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", *arguments]

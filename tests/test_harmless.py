@@ -225,8 +225,7 @@ BASELINES = [f"results/report/baselines/{name}" for name in ("index.html", "figu
 def test_what_leaves_snakemake_nothing_to_do_leaves_verify_nothing_to_say(
     built: Copy, tmp_path: Path, options: list[str], targets: list[str], rules: set[str]
 ):
-    copy = Copy.__new__(Copy)
-    copy.root = tmp_path / "copy"
+    copy = Copy.at(tmp_path / "copy")
     shutil.copytree(built.root, copy.root, symlinks=True)
     before = read_results(copy.root / "results").records
     done = copy.snakemake(*options, *targets, *(["--until", *targets] if "--forcerun" in options else []))

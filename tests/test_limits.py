@@ -196,9 +196,7 @@ def test_a_suite_draws_only_what_its_limits_cut(study: Path):
             "grid": [{"models": ["tiny-qwen-s"], "schemes": ["none/full"]}],
         }
     }
-    copy = Copy.__new__(Copy)
-    copy.root = study
-    (study / "config/tiny.yaml").unlink()  # a hard link
+    copy = Copy.at(study)
     copy.write_config(config)
     tables = [f"results/report/ladder/{name}.parquet" for name in ("paper", "loops")]
     before = stored(study)

@@ -166,10 +166,8 @@ def test_comments_and_formatting_do_not_move_the_code_digest(tmp_path: Path, mon
 @pytest.fixture
 def moved(built: Copy, tmp_path: Path) -> Copy:
     """The built study, moved elsewhere, to be damaged."""
-    copy = Copy.__new__(Copy)
-    copy.root = tmp_path / "moved"
-    shutil.copytree(built.root, copy.root, symlinks=True)
-    return copy
+    shutil.copytree(built.root, tmp_path / "moved", symlinks=True)
+    return Copy.at(tmp_path / "moved")
 
 
 def rows_of(copy: Copy, path: str = ARTIFACT) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import yaml
 
 from scripts.audit._making import wrong
 from scripts.audit._records import BASELINE, Results, lineage, record_of, select
+from scripts.run.config import OF_SUITE
 from scripts.run.errors import UserError
 from scripts.run.files import sha256
 from scripts.run.machine import versions
@@ -20,7 +21,6 @@ from scripts.table import SAMPLE_COLUMNS, read_rows
 REPOSITORY = ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "resources")
 CONFIG = "config/reproduce.yaml"
 SUITE = ("seeds", "max_model_len", "paper_seeds")  # the rest is the model's, or one of
-OPTIONAL = {"questions", "discourage", "thinking_tokens", "stop_loops"}
 SAMPLING = {"": ("temperature", "top_p"), "recommended": ("sampling",)}
 CORPUS = ("sequences", "length", "seed", "cut")
 CELL = {"model", "quantizer", "scheme", "suite", "benchmark"}
@@ -89,7 +89,7 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
         suite = record["wildcards"]["suite"]
         questions = [Path(name).stem for name in record["inputs"] if name.startswith("results/questions/")]
         recorded = record["parameters"]["settings"]
-        stated = (*SUITE, *SAMPLING[recorded["sampling"]], *(OPTIONAL & recorded.keys()))
+        stated = (*SUITE, *SAMPLING[recorded["sampling"]], *(key for key in OF_SUITE if key in recorded))
         settings = {key: recorded[key] for key in stated}
         if "discourage" in settings:
             settings["discourage"] = settings["discourage"]["name"]

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from vllm import LLM
     from vllm.v1.engine.llm_engine import LLMEngine
 
-LARGEST = 1 << 62  # tokens of a thought without a budget
 SCHEMA = pa.schema(
     [
         *SAMPLE_COLUMNS,
@@ -75,10 +74,9 @@ def rounds(requests: list[Request]) -> list[list[Request]]:
     What a larger budget does not cut is what a smaller one may cut, and need not be drawn for it.
     """
 
-    def rank(request: Request) -> float:
-        if request.limits is None:
-            return -math.inf
-        return -(request.limits.thinking or LARGEST)
+    def rank(request: Request) -> tuple[bool, float]:
+        budget = request.limits and request.limits.thinking
+        return request.limits is not None, -(budget or math.inf)
 
     return [list(group) for _, group in itertools.groupby(sorted(requests, key=rank), rank)]
 
@@ -168,29 +166,25 @@ def watched(step: Callable[[], list]) -> Callable[[], list]:
     return step_or_raise
 
 
-def draw(checkpoint: Path, settings: dict, run: dict, own: list[Request], others: list[Sibling], label: str) -> Store:
-    """Generate what the store lacks of a suite, and of its siblings, in one engine start; what it holds then.
-
-    Args:
-        checkpoint: folder.
-        settings: of the suite.
-        run: as in `Store`.
-        own: requests of the suite.
-        others: its siblings.
-        label: of the job.
-    """
-    requests, tokenizer = list(own), AutoTokenizer.from_pretrained(checkpoint)
-    most = dict(settings)
+def ahead(
+    others: list[Sibling], tokenizer: PreTrainedTokenizerBase, identity: dict, settings: dict, label: str
+) -> tuple[list[Request], dict]:
+    """What siblings ask, and with which settings an engine answers them as well as the suite itself."""
+    requests, most = [], dict(settings)
     for sibling in others:
         try:
-            requests += asked_of(checkpoint, tokenizer, sibling.settings, sibling.questions)
+            requests += asked_of(sibling.questions, tokenizer, sibling.settings, identity, {})
         except UserError as error:
             print(f"{label}: {sibling.suite} is not answered ahead: {error}", flush=True)
             continue
         most["max_model_len"] = max(most["max_model_len"], sibling.settings["max_model_len"])
         most |= {key: value for key, value in sibling.settings.items() if key == "thinking_tokens"}
-    store = Store(checkpoint_digest(checkpoint), addresses(requests), run)
-    llm = start_engine(checkpoint, most)
+    return requests, most
+
+
+def draw(checkpoint: Path, settings: dict, requests: list[Request], store: Store, label: str) -> None:
+    """Generate what the store lacks of the requests, in one engine start."""
+    llm = start_engine(checkpoint, settings)
     record.add_facts(startup_seconds=round(time.time() - psutil.Process().create_time(), 3))
     seconds, tokens = 0.0, 0
     for part in rounds(requests):
@@ -198,20 +192,14 @@ def draw(checkpoint: Path, settings: dict, run: dict, own: list[Request], others
             took, drawn = generate(llm, list(missing.values()), store, label)
             seconds, tokens = seconds + took, tokens + drawn
     record.add_facts(generation_seconds=round(seconds, 3), generated_tokens=tokens)
-    return store
 
 
 def asked_of(
-    checkpoint: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: dict,
-    questions: list[Path],
-    known: dict | None = None,
+    questions: list[Path], tokenizer: PreTrainedTokenizerBase, settings: dict, identity: dict, known: dict
 ) -> list[Request]:
-    """The requests of a suite; `known` as in `build_requests`."""
-    identity = {"checkpoint": checkpoint_digest(checkpoint), **engine_identity(checkpoint, settings)}
+    """The requests of a suite, from the files of its questions; all else as in `build_requests`."""
     rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
-    return build_requests(rows, tokenizer, settings, identity, known or {})
+    return build_requests(rows, tokenizer, settings, identity, known)
 
 
 def addresses(requests: list[Request]) -> set[str]:
@@ -232,9 +220,10 @@ def main(
 ) -> None:
     check_packed(checkpoint, settings)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    requests = asked_of(checkpoint, tokenizer, settings, questions, known_lengths(output, quantizer, scheme))
-    cell = f"{model}/{quantizer}/{scheme}"
-    label, count, digest = f"generate {cell}/{suite}", f"{len(requests):,} samples", checkpoint_digest(checkpoint)
+    digest, cell = checkpoint_digest(checkpoint), f"{model}/{quantizer}/{scheme}"
+    identity = {"checkpoint": digest, **engine_identity(checkpoint, settings)}  # the same for all suites of a model
+    requests = asked_of(questions, tokenizer, settings, identity, known_lengths(output, quantizer, scheme))
+    label, count = f"generate {cell}/{suite}", f"{len(requests):,} samples"
     with lease(f"{digest}.{suite}", label):
         run = record.run() | {"tensor_parallel_size": tensor_parallel_size()}
         store = Store(digest, addresses(requests), run)
@@ -244,7 +233,10 @@ def main(
             others = siblings(cell, suite)
             names = f", and what {', '.join(other.suite for other in others)} will ask" if others else ""
             print(f"{label}: {missing:,} of {count} to generate{names}; starting the engine", flush=True)
-            store = draw(checkpoint, settings, run, requests, others, label)
+            more, most = ahead(others, tokenizer, identity, settings, label)
+            if more:
+                store = Store(digest, addresses([*requests, *more]), run)
+            draw(checkpoint, most, [*requests, *more], store, label)
         else:
             print(f"{label}: all {count} were in the store", flush=True)
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}

@@ -1,5 +1,6 @@
 """What AWQ scales together in a decoder layer: linear layers that see one input, and what gives them that input."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -7,10 +8,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from scripts.quantize._layers import SEQUENCE
 from scripts.quantize._names import LEFT, LINEAR_WEIGHT, last_part
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "in_proj_qkvz")
-FEED = ("gate_proj", "up_proj", "gate_up_proj")
+ATTENTION, FEED = (*SEQUENCE[0], "in_proj_qkvz"), SEQUENCE[2]
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,19 @@ class Group:
 
 def rounded_in(layer: nn.Module) -> dict[str, nn.Module]:
     """The layer's modules whose weights are rounded, experts one by one, by their paths."""
-    return {path: m for path, m in layer.named_modules() if LINEAR_WEIGHT.fullmatch(f"model.layers.0.{path}.weight")}
+    return _named(layer, LINEAR_WEIGHT)
+
+
+def _named(layer: nn.Module, pattern: re.Pattern) -> dict[str, nn.Module]:
+    """Modules by their paths whose weights have such a name."""
+    return {path: m for path, m in layer.named_modules() if pattern.fullmatch(f"model.layers.0.{path}.weight")}
 
 
 def groups_of(layer: nn.Module) -> Iterator[Group]:
     """The groups of a decoder layer; each linear layer is in one."""
     children, rounded = dict(layer.named_children()), rounded_in(layer)
-    left = {path: m for path, m in layer.named_modules() if LEFT.fullmatch(f"model.layers.0.{path}.weight")}
-    left = {path: m for path, m in left.items() if m.weight.dim() == 2}  # not the convolution of linear attention
+    # Not the convolution of linear attention.
+    left = {path: m for path, m in _named(layer, LEFT).items() if m.weight.dim() == 2}
     first = children.get("input_layernorm")
     second = children.get("pre_feedforward_layernorm") or (first and children["post_attention_layernorm"])
     attention = "self_attn" if "self_attn" in children else "linear_attn"

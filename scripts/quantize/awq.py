@@ -46,12 +46,8 @@ from scripts.table import read_rows
 RATIOS = 20  # exponents 0, 1/20, …, 19/20 of the mean magnitude
 SAMPLE, FINALISTS = 16, 3  # every ratio is measured on each 16th sequence, the best three on all
 GRID, SHRINK, TOKENS = 20, 0.5, 512  # clip search: steps, smallest share of the range, tokens at the least
-NOT_CLIPPED = (
-    "q_proj",
-    "k_proj",
-    "qkv_proj",
-    "in_proj_qkvz",
-)  # the product of queries and keys is too sensitive (the authors' code)
+# The product of queries and keys is too sensitive (the authors' code).
+NOT_CLIPPED = ("q_proj", "k_proj", "qkv_proj", "in_proj_qkvz")
 # What scales are folded into, beside the weights that are rounded.
 FUSED = {
     "input_layernorm.weight", "post_attention_layernorm.weight", "pre_feedforward_layernorm.weight", "v_proj.bias",

@@ -179,49 +179,33 @@ def lengths(frame: pd.DataFrame) -> alt.HConcatChart:
     return by_benchmark(frame, draw)
 
 
+def lines(frame: pd.DataFrame, size: int) -> alt.Chart:
+    """A line for each method, with points of this size."""
+    order = list(dict.fromkeys(frame["method"]))
+    colour = alt.Color("method:N", sort=order, scale=alt.Scale(domain=order, range=COLOURS))
+    colour = colour.legend(title=None, orient="top", columns=4, labelLimit=240)
+    chart = alt.Chart(frame).mark_line(point={"size": size}, strokeWidth=1.5).encode(color=colour)
+    return chart.properties(width=WIDTH, height=HEIGHT)
+
+
 def budget(frame: pd.DataFrame) -> alt.Chart:
     """`budget` of one model: the average's accuracy by where answers are cut, a line for each method."""
-    order = list(dict.fromkeys(frame["method"]))
     picked = alt.selection_point(fields=["method"], bind="legend")
     x = alt.X("tokens:Q", title="answers cut at, in tokens", scale=alt.Scale(type="log", base=2, nice=False))
     x = x.axis(values=sorted(frame["tokens"].unique().tolist()), grid=False)
     shown = ("method", "tokens", "ended|ended, %", "accuracy", "baseline", "drop", "low", "high")
-    return (
-        alt.Chart(frame)
-        .mark_line(point={"size": 30}, strokeWidth=1.5)
-        .encode(
-            x=x,
-            y=alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks"),
-            color=alt.Color("method:N", sort=order, scale=alt.Scale(domain=order, range=COLOURS)).legend(
-                title=None, orient="top", columns=4, labelLimit=240
-            ),
-            opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
-            tooltip=tooltip(*shown),
-        )
-        .add_params(picked)
-        .properties(width=WIDTH, height=HEIGHT)
-    )
+    y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks")
+    opacity = alt.condition(picked, alt.value(0.9), alt.value(0.12))
+    return lines(frame, 30).encode(x=x, y=y, opacity=opacity, tooltip=tooltip(*shown)).add_params(picked)
 
 
 def scaling(frame: pd.DataFrame) -> alt.Chart:
     """`scaling` of one model: the average's accuracy by the mean length of outputs, a point for each rung."""
-    order = list(dict.fromkeys(frame["method"]))
     frame = frame[["method", "suite", "thinking_tokens", "mean_tokens", "accuracy", "gain", "low", "high"]]
     shown = ("method", "suite", "thinking_tokens|budget", "mean_tokens|mean tokens", "accuracy", "gain", "low", "high")
-    return (
-        alt.Chart(frame)
-        .mark_line(point={"size": 45}, strokeWidth=1.5)
-        .encode(
-            x=alt.X("mean_tokens:Q", title="mean length of an answer, in tokens", scale=alt.Scale(zero=False)),
-            y=alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks", scale=alt.Scale(zero=False)),
-            order="mean_tokens:Q",
-            color=alt.Color("method:N", sort=order, scale=alt.Scale(domain=order, range=COLOURS)).legend(
-                title=None, orient="top", columns=4, labelLimit=240
-            ),
-            tooltip=tooltip(*shown),
-        )
-        .properties(width=WIDTH, height=HEIGHT)
-    )
+    x = alt.X("mean_tokens:Q", title="mean length of an answer, in tokens", scale=alt.Scale(zero=False))
+    y = alt.Y("accuracy:Q", title="accuracy, in percent, mean of the benchmarks", scale=alt.Scale(zero=False))
+    return lines(frame, 45).encode(x=x, y=y, order="mean_tokens:Q", tooltip=tooltip(*shown))
 
 
 def truncated(frame: pd.DataFrame) -> alt.HConcatChart:

@@ -30,6 +30,20 @@ COUNT_COLUMNS = [
 ]
 
 
+def interval_columns(number: str) -> list[pa.Field]:
+    """The ends of a number's interval."""
+    return [
+        column("low", pa.float64(), f"lower end of the {number}'s 95 % interval (paired bootstrap), in points"),
+        column("high", pa.float64(), f"upper end of the {number}'s 95 % interval, in points"),
+    ]
+
+
+def with_averages(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
+    """Rows of each cell and benchmark, and behind them the means of the values over each cell's benchmarks."""
+    averages = table.groupby(CELL, sort=False, as_index=False)[values].mean()
+    return pd.concat([table, averages.assign(benchmark=AVERAGE)])
+
+
 def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema, **said: str) -> None:
     """Write a table with the schema's columns in their order; NaN becomes null.
 

@@ -19,6 +19,7 @@ from scripts.report._tables import (
     COUNT_COLUMNS,
     by_question,
     counted,
+    interval_columns,
     verdict_of,
     write_frame,
 )
@@ -41,8 +42,7 @@ SCHEMA = pa.schema(
         column("accuracy_a", pa.float64(), "accuracy of scheme_a, in percent"),
         column("accuracy_b", pa.float64(), "accuracy of scheme_b, in percent"),
         column("difference", pa.float64(), "accuracy_b minus accuracy_a, in points"),
-        column("low", pa.float64(), "lower end of the difference's 95 % interval (paired bootstrap), in points"),
-        column("high", pa.float64(), "upper end of the difference's 95 % interval, in points"),
+        *interval_columns("difference"),
         column("p", pa.float64(), "exact two-sided sign test over questions, not corrected for the number of pairs"),
     ]
 )

@@ -17,8 +17,10 @@ from scripts.report._tables import (
     by_question,
     counted,
     in_order,
+    interval_columns,
     is_baseline,
     verdict_of,
+    with_averages,
     write_frame,
 )
 from scripts.run.stage import Input, Output, stage
@@ -36,8 +38,7 @@ SCHEMA = pa.schema(
         column("accuracy", pa.float64(), "share of answers that had ended by then and are right, in percent"),
         column("baseline", pa.float64(), "the same of none/full, in percent"),
         column("drop", pa.float64(), "accuracy minus baseline, in points; null for none/full itself"),
-        column("low", pa.float64(), "lower end of the drop's 95 % interval (paired bootstrap), in points"),
-        column("high", pa.float64(), "upper end of the drop's 95 % interval, in points"),
+        *interval_columns("drop"),
     ]
 )
 
@@ -53,8 +54,10 @@ def tabulate(samples: pd.DataFrame) -> pd.DataFrame:
     for share in SHARES:
         ended = {key: (lengths <= share * limits[key[3]]) | (share == 1) for key, lengths in tokens.items()}
         table = compare({key: right[key] & ended[key] for key in right}, pairs)
-        table["ended"] = compare(ended, pairs)["second"]
-        tables.append(keys.loc[table["pair"]].reset_index(drop=True).join(table).assign(share=share))
+        table = keys.loc[table["pair"]].reset_index(drop=True).join(table).assign(share=share)
+        rows = [(*key, 100 * values.mean()) for key, values in ended.items()]
+        shares = with_averages(pd.DataFrame(rows, columns=[*CELL, "benchmark", "ended"]), ["ended"])
+        tables.append(table.merge(shares, on=[*CELL, "benchmark"]))
     table = pd.concat(tables).rename(columns={"first": "baseline", "second": "accuracy", "difference": "drop"})
     full = [is_baseline(cell) for cell in table[CELL].itertuples(index=False, name=None)]
     table.loc[full, ["drop", "low", "high"]] = None

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from scripts.report._statistics import drop_replicates, interval
 from scripts.report._tables import (
+    BASELINE,
     CELL,
     COUNT_COLUMNS,
     STUDY_COLUMNS,
-    baseline_of,
     by_question,
     counted,
     in_order,
+    interval_columns,
     is_baseline,
     verdict_of,
     write_frame,
@@ -38,8 +39,7 @@ SCHEMA = pa.schema(
         column("baseline", pa.float64(), "accuracy of none/full in this bin, in percent"),
         column("accuracy", pa.float64(), "accuracy of this cell in this bin, in percent"),
         column("drop", pa.float64(), "accuracy minus baseline, in points: a loss is negative"),
-        column("low", pa.float64(), "lower end of the drop's 95 % interval (paired bootstrap), in points"),
-        column("high", pa.float64(), "upper end of the drop's 95 % interval, in points"),
+        *interval_columns("drop"),
     ]
 )
 
@@ -63,7 +63,7 @@ def compare(samples: pd.DataFrame) -> pd.DataFrame:
     for model, suite, benchmark in dict.fromkeys((key[0], *key[3:]) for key in right):
         same = (model, suite, benchmark)
         cells = [key[:4] for key in right if (key[0], *key[3:]) == same and not is_baseline(key)]
-        baseline = right[*baseline_of(cells[0]), benchmark] if cells else None
+        baseline = right[model, *BASELINE, suite, benchmark]
         for by, name, mask in bins(baseline, levels[suite, benchmark]) if cells else []:
             questions = mask.any(axis=1)
             asked = mask[questions].sum(axis=1)

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from scripts.report._pairs import compare
 from scripts.report._tables import (
-    AVERAGE,
     BENCHMARK_OR_AVERAGE,
     CELL,
     CHECKPOINT,
@@ -17,7 +16,9 @@ from scripts.report._tables import (
     STUDY_COLUMNS,
     by_question,
     counted,
+    interval_columns,
     verdict_of,
+    with_averages,
     write_frame,
 )
 from scripts.run.stage import Input, Output, Settings, stage
@@ -33,8 +34,7 @@ SCHEMA = pa.schema(
         column("accuracy", pa.float64(), "share of right answers, in percent"),
         column("below", pa.string(), "the suite one rung below; null: none is"),
         column("gain", pa.float64(), "accuracy minus that of the same cell one rung below, in points"),
-        column("low", pa.float64(), "lower end of the gain's 95 % interval (paired bootstrap), in points"),
-        column("high", pa.float64(), "upper end of the gain's 95 % interval, in points"),
+        *interval_columns("gain"),
         column("p", pa.float64(), "exact two-sided sign test over questions, not corrected for the number of rungs"),
     ]
 )
@@ -68,9 +68,7 @@ def tabulate(samples: pd.DataFrame, ladders: list[list[str]]) -> pd.DataFrame:
 def _lengths(samples: pd.DataFrame) -> pd.DataFrame:
     """`mean_tokens` of each cell and benchmark, and their means over benchmarks."""
     groups = samples.groupby([*CELL, "benchmark"], sort=False, as_index=False)
-    lengths = groups.agg(mean_tokens=("output_tokens", "mean"))
-    averages = lengths.groupby(CELL, sort=False, as_index=False)["mean_tokens"].mean()
-    return pd.concat([lengths, averages.assign(benchmark=AVERAGE)])
+    return with_averages(groups.agg(mean_tokens=("output_tokens", "mean")), ["mean_tokens"])
 
 
 @stage

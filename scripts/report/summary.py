@@ -21,6 +21,7 @@ from scripts.report._tables import (
     counted,
     in_order,
     verdict_of,
+    with_averages,
     write_frame,
 )
 from scripts.report.accuracy import tabulate
@@ -81,8 +82,7 @@ def votes(samples: pd.DataFrame) -> pd.DataFrame:
         rows.append((*key, passed, voted))
     table = pd.DataFrame(rows, columns=[*CELL, "benchmark", "pass_k", "majority"])
     table[["pass_k", "majority"]] = 100 * table[["pass_k", "majority"]].astype(float)
-    averages = table.groupby(CELL, sort=False, as_index=False)[["pass_k", "majority"]].mean()
-    return pd.concat([table, averages.assign(benchmark=AVERAGE)])
+    return with_averages(table, ["pass_k", "majority"])
 
 
 @stage

@@ -20,6 +20,7 @@ from scripts.run.resources import generate_gpus, quantize_gpus
 QUANTIZERS = Path("config/quantizers.yaml")
 DISCOURAGE = Path("config/discourage")
 BASELINE = "none/full"
+OF_SUITE = ("questions", "discourage", "thinking_tokens", "stop_loops")  # keys that a suite may have and need not
 ALL_PUBLISHED = "published/*"
 # What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
 NUMBERS = re.compile(
