@@ -126,7 +126,8 @@ def test_against_the_paper():
             }
             pieces.append(frame.assign(correct=right.ravel(), right=False, study="s", extracted="1", of=500, **keys))
     frame = pd.concat(pieces).astype({"id": str}).assign(
-        correct_final=False, status="ok", finish_reason="stop", output_tokens=1, thinking_tokens=None, discourage=None,
+        correct_final=False, status="ok", finish_reason="stop", output_tokens=1, thinking_tokens=None, think_again=None,
+        discourage=None,
         stop_loops=None,
     )  # fmt: skip
     table = paper.compare(frame, PUBLISHED)

@@ -55,7 +55,8 @@ def rows_of(right: dict[str, list[str]], cells: list[tuple[str, str, str]]) -> p
                         {
                             "study": "s", "model": model, "quantizer": quantizer, "scheme": scheme, "suite": "t",
                             "benchmark": benchmark, "id": question, "seed": seed,
-                            "max_model_len": 400, "thinking_tokens": None, "discourage": None, "stop_loops": None,
+                            "max_model_len": 400, "thinking_tokens": None, "think_again": None, "discourage": None,
+                            "stop_loops": None,
                             "of": 4,
                             "level": None if benchmark == "easy" else "1" if question in "ab" else "2",
                             "subject": None, "extracted": "right" if correct else f"wrong {question}",

@@ -7,7 +7,6 @@ import itertools
 import math
 import signal
 import time
-from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from scripts.generate.answers import Answer
 from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.siblings import Sibling, siblings
@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
         column(
             "cut",
             pa.bool_(),
-            "a limit of the suite (thinking_tokens, stop_loops) ended it; null: there is none",
+            "a limit of the suite (thinking_tokens, think_again, stop_loops) changed it; null: there is none",
         ),
         column("sample", pa.string(), "address in the sample store"),
     ]
@@ -60,7 +60,7 @@ SCHEMA = pa.schema(
 def held(request: Request, store: Store) -> str | None:
     """The address under which the store holds the sample of a request; None if it does not.
 
-    What the limits do not cut lies where it does without them.
+    What the limits do not change lies where it does without them.
     """
     row = store.samples.get(request.plain)
     if row is not None and (request.limits is None or request.limits.is_plain(request.prompt, row)):
@@ -78,7 +78,9 @@ def rounds(requests: list[Request]) -> list[list[Request]]:
         budget = request.limits and request.limits.thinking
         return request.limits is not None, -(budget or math.inf)
 
-    return [list(group) for _, group in itertools.groupby(sorted(requests, key=rank), rank)]
+    # Who thinks again goes on from the first end of the thought, which is that of the sample without limits.
+    first = [request.without_limits() for request in requests if request.limits and request.limits.again]
+    return [list(group) for _, group in itertools.groupby(sorted([*first, *requests], key=rank), rank)]
 
 
 def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> tuple[float, int]:
@@ -92,16 +94,10 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> t
     Raises:
         UserError: a process of the engine died; what had finished is stored.
     """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
-
-    engine = llm.llm_engine
-    for index in sorted(range(len(requests)), key=lambda i: -requests[i].expected_tokens):
-        options = dict(requests[index].sampling)
-        if loops := options.pop("repetition_detection", None):
-            options["repetition_detection"] = RepetitionDetectionParams(**loops)
-        sampling = SamplingParams(**options, output_kind=RequestOutputKind.FINAL_ONLY)
-        engine.add_request(str(index), {"prompt_token_ids": requests[index].prompt}, sampling)
+    engine, tokenizer = llm.llm_engine, llm.get_tokenizer()
+    answers = {str(i): Answer(request, store.samples, tokenizer) for i, request in enumerate(requests)}
+    for name in sorted(answers, key=lambda name: -requests[int(name)].expected_tokens):
+        engine.add_request(name, *answers[name].asked())
     told_to_stop = []
     signal.signal(signal.SIGTERM, lambda number, _: told_to_stop.append(number))
     step = watched(engine.step)
@@ -113,16 +109,14 @@ def generate(llm: "LLM", requests: list[Request], store: Store, label: str) -> t
     try:
         while engine.has_unfinished_requests() and not told_to_stop:
             for finished in step():
-                answer, request = finished.outputs[0], requests[int(finished.request_id)]
-                row = {
-                    "output": answer.text,
-                    "token_ids": array("i", answer.token_ids),
-                    "output_tokens": len(answer.token_ids),
-                    "finish_reason": answer.finish_reason,
-                }
+                name, request = finished.request_id, requests[int(finished.request_id)]
+                if (row := answers[name].take(finished.outputs[0])) is None:
+                    engine.add_request(name, *answers[name].asked())
+                    continue
                 plain = request.limits is None or request.limits.is_plain(request.prompt, row)
+                plain = plain and not answers[name].turns
                 store.add(request.plain if plain else request.sample, row)
-                progress.finish(finished.request_id, row["output_tokens"])
+                progress.finish(name, answers[name].drawn)
             store.tick()
             progress.tick()
     except ChildProcessError:
@@ -253,7 +247,7 @@ def main(
     if any(request.limits for request in requests):
         cut = sum(row["cut"] for row in rows)
         record.add_facts(cut=cut)
-        print(f"{label}: of {count} the suite's limits cut {cut:,}; the others are those without them", flush=True)
+        print(f"{label}: of {count} the suite's limits change {cut:,}; the others are those without", flush=True)
     tokens = sum(row["output_tokens"] for row in rows)
     record.add_facts(output_tokens=tokens, tokens_per_second=store.tokens_per_second)
     write_table(output, rows, SCHEMA, think=settings["think"])

@@ -1,7 +1,7 @@
 """What the engine is asked: prompts as token ids, rendered and tokenized once, with sampling, seed and address."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,6 +11,8 @@ from scripts.generate.store import digest_of
 from scripts.run.errors import UserError
 from scripts.template import Conversation, render
 
+OF_LIMITS = ("thinking_token_budget", "repetition_detection", "think_again")  # keys of `sampling` that limits add
+
 
 @dataclass(frozen=True)
 class Request:
@@ -19,10 +21,14 @@ class Request:
     seed: int
     prompt: list[int]
     expected_tokens: int
-    sampling: dict  # of vLLM's SamplingParams
+    sampling: dict  # of vLLM's SamplingParams, but for `think_again`
     sample: str  # address in the store
-    plain: str  # the same without what the suite may end early
+    plain: str  # the same without what the suite may end early or late
     limits: Limits | None = None  # what it may
+
+    def without_limits(self) -> "Request":
+        sampling = {key: value for key, value in self.sampling.items() if key not in OF_LIMITS}
+        return replace(self, sampling=sampling, sample=self.plain, limits=None)
 
 
 def build_requests(
@@ -75,6 +81,8 @@ def build_requests(
                 sampling["thinking_token_budget"] = settings["thinking_tokens"]
             if "stop_loops" in settings:
                 sampling["repetition_detection"] = {"max_pattern_size": LONGEST, "min_count": settings["stop_loops"]}
+            if limits and limits.again:
+                sampling["think_again"] = {"times": limits.again, "token_ids": limits.wait}
             sample = digest_of({"prompt": ids, "sampling": sampling, **identity})
             requests.append(Request(row["benchmark"], row["id"], seed, ids, expected, sampling, sample, plain, limits))
     return requests

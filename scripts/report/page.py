@@ -34,7 +34,7 @@ DETAILS = [  # chart, title, text
     ("budget", "Accuracy at smaller limits",
      "Mean of the benchmarks if every answer that had not ended by then were wrong. Pick methods in the legend."),
     ("scaling", "What more thinking buys",
-     "Mean accuracy and length of suites that differ in their budget of thinking alone."),
+     "Mean accuracy and length of suites that differ only in how long a thought is let or made to be."),
     ("truncated", "Outputs cut off", "Share of outputs that the token limit cut off."),
     ("level", "Drop by level", "In points, by the benchmark's own levels."),
     ("solve_rate", "Drop by difficulty for the baseline",

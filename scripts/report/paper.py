@@ -55,7 +55,7 @@ def compare(samples: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     The paper's tables have no budgets of thinking and no cures: suites that have some are left out.
     """
-    samples = samples[samples[["thinking_tokens", "discourage", "stop_loops"]].isna().all(axis=1)]
+    samples = samples[samples[["thinking_tokens", "think_again", "discourage", "stop_loops"]].isna().all(axis=1)]
     keys = [*CELL, "benchmark"]
     summary = summarize(samples.assign(right=samples["correct"]))
     right = by_question(samples, "correct")

@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         *SAMPLE_COLUMNS,
         column("max_model_len", pa.int64(), "the suite's limit of prompt and output together, in tokens"),
         column("thinking_tokens", pa.int64(), "budget of the thought; null: the suite has none"),
+        column("think_again", pa.int64(), "ends of the thought that are replaced by Wait; null: none"),
         column("discourage", pa.string(), "list of words that were made less likely; null: none"),
         column("stop_loops", pa.int64(), "repetitions after which an answer is ended; null: it is not"),
         column("of", pa.int64(), "questions that the benchmark has, of which a suite may ask some"),
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
         column("output_tokens", pa.int64(), "length of the output in tokens"),
     ]
 )
+LIMITS = ("thinking_tokens", "think_again", "stop_loops")
 
 
 def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Table:
@@ -74,7 +76,7 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
         frame = frame.assign(
             max_model_len=suite["max_model_len"],
             discourage=suite.get("discourage", {}).get("name"),
-            **{key: pd.array([suite.get(key)] * len(frame), "Int64") for key in ("thinking_tokens", "stop_loops")},
+            **{key: pd.array([suite.get(key)] * len(frame), "Int64") for key in LIMITS},
             of=len(known[benchmark]),
             verdict=verdict,
             right=frame[verdict],

@@ -1,7 +1,7 @@
-"""`scaling.parquet`: what more thinking buys, over suites that differ in nothing but their budget of thinking.
+"""`scaling.parquet`: what more thinking buys, over suites that differ only in how long a thought is let or made to be.
 
-Such suites are a ladder, from the smallest budget to the largest; one without a budget stands last. A cell is compared
-with itself one rung below, paired by question and seed.
+Such suites are a ladder: from the smallest budget to the largest, then the one without, then those whose thoughts are
+made to go on. A cell is compared with itself one rung below, paired by question and seed.
 """
 
 import pandas as pd
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         BENCHMARK_OR_AVERAGE,
         *COUNT_COLUMNS,
         column("thinking_tokens", pa.int64(), "budget of the thought; null: the suite has none"),
+        column("think_again", pa.int64(), "ends of the thought that are replaced by Wait; null: none"),
         column("mean_tokens", pa.float64(), "mean length of the outputs, in tokens"),
         column("accuracy", pa.float64(), "share of right answers, in percent"),
         column("below", pa.string(), "the suite one rung below; null: none is"),
@@ -45,7 +46,7 @@ def tabulate(samples: pd.DataFrame, ladders: list[list[str]]) -> pd.DataFrame:
 
     Args:
         samples: one row per sample.
-        ladders: of suites, by their budgets, the smallest first.
+        ladders: of suites, the shortest thoughts first.
     """
     rungs = [(suite, below) for ladder in ladders for suite, below in zip(ladder, [None, *ladder], strict=False)]
     right = by_question(samples, "right")
@@ -60,8 +61,8 @@ def tabulate(samples: pd.DataFrame, ladders: list[list[str]]) -> pd.DataFrame:
     )
     table = keys.join(pairs.rename(columns={"second": "accuracy", "difference": "gain"}))
     table.loc[table["below"].isna(), ["gain", "low", "high", "p"]] = None
-    budgets = samples.drop_duplicates("suite").set_index("suite")["thinking_tokens"]
-    table = table.assign(thinking_tokens=table["suite"].map(budgets), study=samples["study"].iloc[0])
+    lengths = samples.drop_duplicates("suite")[["suite", "thinking_tokens", "think_again"]]
+    table = table.merge(lengths, on="suite").assign(study=samples["study"].iloc[0])
     return counted(table.merge(_lengths(samples), on=[*CELL, "benchmark"]), samples)[SCHEMA.names]
 
 

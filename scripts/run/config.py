@@ -20,7 +20,8 @@ from scripts.run.resources import generate_gpus, quantize_gpus
 QUANTIZERS = Path("config/quantizers.yaml")
 DISCOURAGE = Path("config/discourage")
 BASELINE = "none/full"
-OF_SUITE = ("questions", "discourage", "thinking_tokens", "stop_loops")  # keys that a suite may have and need not
+# Keys that a suite may have and need not.
+OF_SUITE = ("questions", "discourage", "thinking_tokens", "think_again", "stop_loops")
 ALL_PUBLISHED = "published/*"
 # What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
 NUMBERS = re.compile(
@@ -73,16 +74,16 @@ class Config:
         return {cell: list(suites) for cell, suites in found.items()}
 
     def ladders(self, study: str) -> list[list[str]]:
-        """Suites of a study that differ in nothing but their budget of thinking, the smallest first, none last."""
+        """Suites of a study that differ only in how long a thought is let or made to be, the shortest first."""
         alike: dict[str, list[str]] = {}
         for name, suite in self.suites_of(study).items():
-            others = {key: value for key, value in suite.items() if key != "thinking_tokens"}
+            others = {key: value for key, value in suite.items() if key not in ("thinking_tokens", "think_again")}
             alike.setdefault(json.dumps(others, sort_keys=True), []).append(name)
 
-        def budget(name: str) -> float:
-            return self.suites[name].get("thinking_tokens", math.inf)
+        def thought(name: str) -> tuple[float, int]:
+            return self.suites[name].get("thinking_tokens", math.inf), self.suites[name].get("think_again", 0)
 
-        return [sorted(names, key=budget) for names in alike.values() if len(names) > 1]
+        return [sorted(names, key=thought) for names in alike.values() if len(names) > 1]
 
     def benchmarks(self, study: str) -> list[str]:
         """Each benchmark of a study once, in the order of its suites."""
@@ -194,6 +195,9 @@ def _check_suites(config: Config, source: str) -> None:
             where = f"{source}: suites.{name}.benchmarks"
             known(benchmark, files("questions"), where, "benchmark")
             code_files(f"scripts.questions.{benchmark}")
+        if "think_again" in suite and (others := suite.keys() & {"thinking_tokens", "stop_loops"}):
+            names = " and ".join(sorted(others))
+            raise UserError(f"{source}: suites.{name}.think_again: not together with {names}; make a suite of each")
         if suite.get("thinking_tokens", 0) >= suite["max_model_len"]:
             raise UserError(
                 f"{source}: suites.{name}.thinking_tokens: {suite['thinking_tokens']} leaves no room for an answer in "
