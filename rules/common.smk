@@ -12,10 +12,11 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 
 from scripts.generate.siblings import write_down
 from scripts.report import FIGURES, TABLES, TABLES_OF_SAMPLES
-from scripts.run.config import OF_SUITE, load, published_files
+from scripts.run.config import OF_SUITE, load
 from scripts.run.errors import UserError
 from scripts.run import resources as sizes
 from scripts.run.imports import code_files, package_versions
+from scripts.run.read import published_files
 from scripts.run.planned import VARIABLE, packages_digest
 from scripts.run.record import ANONYMOUS
 

@@ -5,28 +5,17 @@ Every error names the file, the key and the cure.
 
 import json
 import math
-import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.engine import offered
+from scripts.run.checks import check_corpora, check_schemes, check_studies, check_suites
 from scripts.run.errors import UserError
-from scripts.run.geometry import check_geometry
-from scripts.run.imports import code_files
-from scripts.run.read import MODELS, files, known, read_datasets, read_models, read_yaml, suggest, validate
-from scripts.run.resources import generate_gpus, quantize_gpus
+from scripts.run.read import QUANTIZERS, known, read_datasets, read_models, read_yaml, validate
 
-QUANTIZERS = Path("config/quantizers.yaml")
 DISCOURAGE = Path("config/discourage")
-BASELINE = "none/full"
 # Keys that a suite may have and need not.
 OF_SUITE = ("questions", "discourage", "thinking_tokens", "think_again", "stop_loops")
 ALL_PUBLISHED = "published/*"
-# What the name of a scheme says: w4g128, w8a8kv8, kv3, each with or without more behind a hyphen.
-NUMBERS = re.compile(
-    r"(?=w|kv)(?:w(?P<bits>\d+))?(?:a(?P<activation_bits>\d+))?(?:kv(?P<kv_bits>\d+))?(?:g(?P<group_size>\d+))?(?=-|$)"
-)
 
 
 @dataclass(frozen=True)
@@ -122,10 +111,10 @@ def load(config: dict, sources: list[str]) -> Config:
     gpu_memory_gb = config.get("gpu_memory_gb", 80)
     checked = Config(studies, suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb)
     _take_words(checked.suites, source)
-    _check_schemes(checked)
-    _check_suites(checked, source)
-    _check_corpora(checked, source)
-    _check_studies(checked, source)
+    check_schemes(checked)
+    check_suites(checked, source)
+    check_corpora(checked, source)
+    check_studies(checked, source)
     return checked
 
 
@@ -166,141 +155,3 @@ def _take_words(suites: dict[str, dict], source: str) -> None:
             words = read_yaml(path := DISCOURAGE / f"{named}.yaml")
             validate(words, "discourage", str(path))
             suite["discourage"] = {"name": named} | words
-
-
-def _check_schemes(config: Config) -> None:
-    """Every quantizer has its file, every name of a scheme says the same as its numbers, vLLM knows what is asked."""
-    for name, settings in config.schemes.items():
-        quantizer, scheme = name.split("/")
-        code_files(f"scripts.quantize.{quantizer}")
-        for option in {"quantization", "kv_cache_dtype"} & settings.keys():
-            where = f"{QUANTIZERS}: {quantizer}.schemes.{scheme}.{option}"
-            known(settings[option], offered(option), where, "word of this vLLM's")
-        match = NUMBERS.match(scheme)
-        if match is None or quantizer == "published":  # of what others say of theirs, the files are asked
-            continue
-        stated = {key: int(value) for key, value in match.groupdict().items() if value}
-        for key in match.groupdict():
-            none = -1 if key == "group_size" else None
-            if stated.get(key, none) != settings.get(key, none):
-                raise UserError(
-                    f"{QUANTIZERS}: {quantizer}.schemes.{scheme}: the name says {key} {stated.get(key, 'none')}, "
-                    f"the settings {settings.get(key, 'none')}; correct one"
-                )
-
-
-def _check_suites(config: Config, source: str) -> None:
-    for name, suite in config.suites.items():
-        for benchmark in suite["benchmarks"]:
-            where = f"{source}: suites.{name}.benchmarks"
-            known(benchmark, files("questions"), where, "benchmark")
-            code_files(f"scripts.questions.{benchmark}")
-        if "think_again" in suite and (others := suite.keys() & {"thinking_tokens", "stop_loops"}):
-            names = " and ".join(sorted(others))
-            raise UserError(f"{source}: suites.{name}.think_again: not together with {names}; make a suite of each")
-        if suite.get("thinking_tokens", 0) >= suite["max_model_len"]:
-            raise UserError(
-                f"{source}: suites.{name}.thinking_tokens: {suite['thinking_tokens']} leaves no room for an answer in "
-                f"max_model_len, {suite['max_model_len']}: lower it"
-            )
-
-
-def _check_corpora(config: Config, source: str) -> None:
-    for name, corpus in config.corpora.items():
-        if "suite" in corpus:
-            known(corpus["suite"], config.suites, f"{source}: corpora.{name}.suite", "suite")
-        elif "dataset" in corpus:
-            known(corpus["dataset"], config.datasets, f"{source}: corpora.{name}.dataset", "dataset")
-        elif not Path(corpus["text"]).is_file():
-            raise UserError(f"{source}: corpora.{name}.text: no file {corpus['text']}; correct the path")
-
-
-def _check_studies(config: Config, source: str) -> None:
-    for study, entry in config.studies.items():
-        where = f"{source}: studies.{study}"
-        for suite in entry["suites"]:
-            known(suite, config.suites, f"{where}.suites", "suite")
-            for benchmark in config.suites[suite]["benchmarks"]:
-                known(benchmark, files("score"), f"{where}.suites: suite {suite!r}", "scored benchmark")
-                code_files(f"scripts.score.{benchmark}")
-        for block in entry["grid"]:
-            _check_block(config, block, f"{where}.grid")
-        count = Counter(config.cells(study))
-        for (model, scheme), times in count.items():
-            if times > 1:
-                raise UserError(f"{where}.grid: {model} with {scheme} stands {times} times; keep one")
-            if (model, BASELINE) not in count:
-                raise UserError(
-                    f"{where}.grid: {model} lacks the baseline {BASELINE}, against which drops are taken; add it"
-                )
-            _check_cell(config, source, study, model, scheme)
-
-
-def _check_block(config: Config, block: dict, where: str) -> None:
-    """What a block of a grid names is there."""
-    for model in block["models"]:
-        if model not in config.models:
-            near = suggest(model, list(config.models))
-            raise UserError(f"{where}: unknown model {model!r}{near}; `python -m scripts.models.add` adds one")
-        folder = config.models[model]["local"]
-        if folder and not Path(folder).is_dir():
-            raise UserError(f"{MODELS}/{model}.yaml: folder: nothing at {folder}; correct the path")
-    for scheme in block["schemes"]:
-        if not scheme.startswith("published/"):
-            known(scheme, config.schemes, where, "quantizer/scheme")
-            continue
-        name = scheme.removeprefix("published/")
-        for model in block["models"]:
-            stated = f"{MODELS}/{model}.yaml"
-            if name not in config.models[model]["published"]:
-                raise UserError(f"{where}: {stated} has no published.{name}: add it there, or leave the cell out")
-            at = config.models[model]["published"][name]["local"]
-            if at and not published_files(at):
-                raise UserError(
-                    f"{stated}: published.{name}: no checkpoint at {at}, neither a folder with config.json nor "
-                    "a file.gguf; correct the path"
-                )
-
-
-def published_files(local: str) -> list[str]:
-    """The files of a published checkpoint on this machine: those of a folder, or a GGUF; none where it is neither."""
-    path = Path(local)
-    if path.suffix == ".gguf" and path.is_file():
-        return [local]
-    if (path / "config.json").is_file():
-        kinds = (".json", ".jinja", ".safetensors")
-        return sorted(str(file) for file in path.iterdir() if file.is_file() and file.suffix in kinds)
-    return []
-
-
-def _check_cell(config: Config, source: str, study: str, model: str, scheme: str) -> None:
-    """What a cell asks for fits the model."""
-    suites = list(config.studies[study]["suites"])
-    if corpus := config.schemes[scheme].get("corpus"):
-        known(corpus, config.corpora, f"{source}: corpora (asked for by {scheme} in {QUANTIZERS})", "corpus")
-        suites += [config.corpora[corpus]["suite"]] if "suite" in config.corpora[corpus] else []
-    facts = config.models[model]
-    context = facts["context_length"]
-    for suite in suites:
-        if "sampling" in config.suites[suite] and "sampling" not in facts:
-            raise UserError(
-                f"{source}: suites.{suite}.sampling: {MODELS}/{model}.yaml has no facts.sampling: add the model anew "
-                "(`python -m scripts.models.add`); if its authors recommend nothing, state temperature and top_p"
-            )
-        limit = config.suites[suite]["max_model_len"]
-        if limit > context:
-            raise UserError(
-                f"{source}: suites.{suite}.max_model_len: {limit} exceeds the context length of {model}, "
-                f"{context}; lower it"
-            )
-    try:
-        check_geometry(scheme, config.schemes[scheme], facts)
-        quantize_gpus(*config.quantizing(model, scheme), config.gpu_memory_gb)
-        for suite in suites:
-            asked = scheme if suite in config.studies[study]["suites"] else BASELINE  # own reasoning
-            limit = config.suites[suite]["max_model_len"]
-            generate_gpus(facts, config.schemes[asked], limit, config.gpu_memory_gb)
-    except UserError as error:
-        raise UserError(
-            f"{source}: studies.{study}.grid: {model} with {scheme} {error} ({MODELS}/{model}.yaml, {QUANTIZERS})"
-        ) from None

@@ -18,6 +18,7 @@ from scripts.run.imports import code_files
 
 SCHEMAS = Path("config/schemas")
 MODELS = Path("config/models")  # a file each
+QUANTIZERS = Path("config/quantizers.yaml")
 DATASETS = Path("config/datasets.tsv")
 MODEL_NAME = r"[a-z0-9][a-z0-9.-]*"
 LARGEST = 100_000  # values of a file, written out
@@ -177,6 +178,17 @@ def published_at(at: str, name: str, path: Path) -> dict[str, str]:
             ":FILE.gguf, where it is one), nor a folder or a file.gguf of this machine that begins with / or ./"
         )
     return {"local": str(Path(at).expanduser()), "repository": "", "revision": "", "file": ""}
+
+
+def published_files(local: str) -> list[str]:
+    """The files of a published checkpoint on this machine: those of a folder, or a GGUF; none where it is neither."""
+    path = Path(local)
+    if path.suffix == ".gguf" and path.is_file():
+        return [local]
+    if (path / "config.json").is_file():
+        kinds = (".json", ".jinja", ".safetensors")
+        return sorted(str(file) for file in path.iterdir() if file.is_file() and file.suffix in kinds)
+    return []
 
 
 def read_datasets() -> dict[str, dict]:
