@@ -244,6 +244,31 @@ def quantize_minutes(wildcards, attempt):
     return sizes.quantize_minutes(*quantizing(wildcards)) * attempt
 
 
+# magnitudes, layer by layer as ranges of keys are found
+
+
+def looking_at(wildcards):
+    return study_config.models[wildcards.model], "kvquant", {}, study_config.corpora[wildcards.corpus]
+
+
+def magnitudes_gpus(wildcards):
+    return sizes.quantize_gpus(*looking_at(wildcards), study_config.gpu_memory_gb)
+
+
+def magnitudes_mb(wildcards, attempt):
+    return sizes.quantize_mb(*looking_at(wildcards)) * attempt
+
+
+def magnitudes_cores(wildcards):
+    return sizes.cores(study_config.models[wildcards.model], 1)
+
+
+def study_magnitudes(wildcards):
+    corpus = study_config.studies[wildcards.study]["magnitudes"]
+    models = dict.fromkeys(model for model, _ in study_config.cells(wildcards.study)) if corpus else ()
+    return [f"results/magnitudes/{model}/{corpus}.parquet" for model in models]
+
+
 # generate
 
 
@@ -302,6 +327,40 @@ def asked_settings(suite, model):
         "dtype",
         *ASKED,
     )
+
+
+# speed
+
+
+def speed_gpus(wildcards):
+    speed = study_config.speed
+    return sizes.generate_gpus(
+        study_config.models[wildcards.model],
+        study_config.schemes[f"{wildcards.quantizer}/{wildcards.scheme}"],
+        max(speed["prompts"]) + speed["tokens"],
+        study_config.gpu_memory_gb,
+    )
+
+
+def speed_cores(wildcards):
+    """All of this machine, so that nothing else runs beside what is timed; of a cluster as many as for generating."""
+    return workflow.cores or sizes.cores(study_config.models[wildcards.model], speed_gpus(wildcards))
+
+
+def speed_mb(wildcards, attempt):
+    return sizes.generate_mb(study_config.models[wildcards.model], speed_gpus(wildcards)) * attempt
+
+
+def speed_settings(wildcards):
+    return json.dumps(
+        study_config.speed | json.loads(slice_of(study_config.models[wildcards.model], "max_num_seqs", "dtype"))
+    )
+
+
+def study_speeds(wildcards):
+    entry = study_config.studies[wildcards.study]
+    cells = study_config.cells(wildcards.study) if entry["speed"] else []
+    return [f"results/speed/{model}/{scheme}.parquet" for model, scheme in cells if study_config.served(model, scheme)]
 
 
 # score
@@ -398,13 +457,25 @@ def study_manifests(wildcards):
     return [f"results/quantize/{model}/{scheme}/manifest.json" for model, scheme in study_config.cells(wildcards.study)]
 
 
+SIZES = ("dtype", "parameters", "linear_parameters", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads")
+SIZES += ("head_dim",)  # of a model, from which bits and bytes follow
+
+
+def facts_of(models, names):
+    """These facts of models, as far as they have them."""
+    facts = {model: study_config.models[model] for model in models}
+    return {model: {name: known[name] for name in names if name in known} for model, known in facts.items()}
+
+
 def efficiency_settings(wildcards):
-    names = ("dtype", "parameters", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim")
-    models = {model: study_config.models[model] for model, _ in study_config.cells(wildcards.study)}
+    models = dict.fromkeys(model for model, _ in study_config.cells(wildcards.study))
+    cells = [cell for cell in study_config.cells(wildcards.study) if study_config.served(*cell)]
     return json.dumps(
         {
-            "models": {model: {name: facts[name] for name in names} for model, facts in models.items()},
+            "models": facts_of(models, SIZES),
             "schemes": study_schemes(wildcards.study),
+            "served": cells,
+            "price_per_gpu_hour": study_config.studies[wildcards.study]["price_per_gpu_hour"],
         }
     )
 
@@ -413,10 +484,10 @@ def finding_settings(wildcards):
     with open("resources/paper/tables.csv", encoding="utf-8") as stream:
         papers = {line.split(",")[0] for line in stream} & set(study_config.models)
     models = papers | {model for model, _ in study_config.cells(wildcards.study)}
-    facts = ("parameters", "origin", "key_bias")
     return json.dumps(
         {
-            "models": {model: {name: study_config.models[model][name] for name in facts} for model in sorted(models)},
+            "models": facts_of(sorted(models), (*SIZES, "origin", "key_bias")),
+            "ladders": study_config.ladders(wildcards.study),
             "schemes": study_schemes(wildcards.study),
             "own_reasoning": sorted(name for name, corpus in study_config.corpora.items() if "suite" in corpus),
         }

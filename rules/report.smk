@@ -120,12 +120,36 @@ rule loops:
         " 2> {log:q}"
 
 
+rule study_magnitudes:
+    input:
+        code="results/code/scripts.report.magnitudes.txt",
+        magnitudes=study_magnitudes,
+    output:
+        "results/report/{study}/magnitudes.parquet",
+    log:
+        "results/logs/report/{study}/magnitudes.log",
+    benchmark:
+        "results/timings/report/{study}/magnitudes.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        tables=1,
+    shell:
+        "python -m scripts.report.magnitudes"
+        " --output {output:q}"
+        " --study {wildcards.study}"
+        " {input.magnitudes:q}"
+        " 2> {log:q}"
+
+
 # Times are read from the records of generate, which are nobody's input.
 rule efficiency:
     input:
         code="results/code/scripts.report.efficiency.txt",
         summary="results/report/{study}/summary.parquet",
+        lengths="results/report/{study}/lengths.parquet",
         manifests=study_manifests,
+        speeds=study_speeds,
     output:
         "results/report/{study}/efficiency.parquet",
     log:
@@ -141,9 +165,11 @@ rule efficiency:
     shell:
         "python -m scripts.report.efficiency"
         " --summary {input.summary:q}"
+        " --lengths {input.lengths:q}"
         " --output {output:q}"
         " --settings {params.settings:q}"
         " {input.manifests:q}"
+        " {input.speeds:q}"
         " 2> {log:q}"
 
 
@@ -152,6 +178,7 @@ rule findings:
         code="results/code/scripts.report.findings.txt",
         samples="results/report/{study}/samples.parquet",
         paper="resources/paper/tables.csv",
+        manifests=study_manifests,
     output:
         "results/report/{study}/findings.parquet",
     log:
@@ -170,6 +197,7 @@ rule findings:
         " --paper {input.paper:q}"
         " --output {output:q}"
         " --settings {params.settings:q}"
+        " {input.manifests:q}"
         " 2> {log:q}"
 
 
@@ -210,6 +238,7 @@ rule figures:
         scaling="results/report/{study}/scaling.parquet",
         difficulty="results/report/{study}/difficulty.parquet",
         efficiency="results/report/{study}/efficiency.parquet",
+        magnitudes="results/report/{study}/magnitudes.parquet",
     output:
         expand("results/report/{{study}}/figures/{figure}.{format}", figure=FIGURES, format=["svg", "png"]),
     log:
@@ -229,6 +258,7 @@ rule figures:
         " --scaling {input.scaling:q}"
         " --difficulty {input.difficulty:q}"
         " --efficiency {input.efficiency:q}"
+        " --magnitudes {input.magnitudes:q}"
         " {output:q}"
         " 2> {log:q}"
 

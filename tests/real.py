@@ -114,18 +114,20 @@ def study(folder: Path, schemes: list[str], count: int, tokens: int) -> Copy:
     return copy
 
 
-def evening(folder: Path, there: int, suite: dict) -> Copy:
+def evening(folder: Path, there: int, suite: dict, *, speed: bool) -> Copy:
     """A working copy in which `--configfile config/mine.yaml config/tiny.yaml` is that study on word problems.
 
     Args:
         there: problems in the data set.
         suite: what differs of the suite.
+        speed: whether it times, as it does, though with shorter prompts.
     """
     copy = prepared(folder, "mine", there)
     change: dict = {"suites": {"evening": {"benchmarks": ["gsm8k"]} | suite}, "local": words(folder, there)}
+    change |= {"studies": {"mine": {"speed": speed}}, "speed": {"prompts": [32, 128], "tokens": 32, "repeats": 1}}
     if not has_fp8_cache():
         schemes = [scheme for scheme in EVENING if scheme != "vllm/kv8-fp8"]
-        change["studies"] = {"mine": {"grid": [{"models": ["mine"], "schemes": schemes}]}}
+        change["studies"]["mine"]["grid"] = [{"models": ["mine"], "schemes": schemes}]
     copy.write_config(change)
     return copy
 
@@ -162,7 +164,7 @@ def main(
         work = (folder or Path(scratch)).absolute()
         work.mkdir(parents=True, exist_ok=True)
         if of_readme:
-            copy = evening(work, count, {"max_model_len": tokens})
+            copy = evening(work, count, {"max_model_len": tokens}, speed=True)
             timed([*run, "config/mine.yaml", "config/tiny.yaml"], copy.root)
             timed(["scripts.report.show", "results/report/mine"], copy.root)
             return

@@ -56,6 +56,8 @@ def test_which_claims_the_papers_rows_carry():
         "awq-before-gptq-3": "contradicted",
         "flatquant-best": "supported",
         "quarot-kv-fails-on-biases": "supported",
+        "more-steps-help": "not tested",
+        "larger-at-equal-memory": "not tested",
     }
     units = {row["claim"]: row for row in findings.findings("s", {}, of_paper())}
     assert units["w8a8kv8-lossless"]["n"] == 8 + 8 + 7
@@ -90,6 +92,49 @@ def test_claims_of_a_study():
     assert rows["domain-matters-for-gptq"]["cells"] == ["m gptq/w3 − m gptq/w3-plain"]
     assert rows["not-longer"]["verdict"] == "contradicted"
     assert rows["kv4-near-lossless"]["verdict"] == "not tested"
+
+
+def verdicts_of(shares: dict[tuple, float]) -> dict:
+    """Invented verdicts on 200 questions of two benchmarks; by cell the share that is right."""
+    rng = np.random.default_rng(0)
+    return {(*cell, b): rng.random((200, 2)) < share for cell, share in shares.items() for b in ("x", "y")}
+
+
+def test_more_steps_help():
+    """From the shortest to the longest thoughts; full precision is no quantized model."""
+    suites = {"short": 0.3, "middle": 0.4, "long": 0.8}
+    shares = {
+        ("m", *kind, suite): share for kind in (("none", "full"), ("rtn", "w3")) for suite, share in suites.items()
+    }
+    right = verdicts_of(shares | {("m", "rtn", "w2", suite): 0.2 for suite in suites})
+    names, found = findings.steps_of(right, list(suites))
+    assert names == ["m rtn/w3", "m rtn/w2"]
+    assert found.shape == (10_001, 2)
+    by_hand = [100 * np.mean([right["m", "rtn", "w3", suite, b].mean() for b in "xy"]) for suite in ("short", "long")]
+    assert found[0, 0] == pytest.approx(by_hand[1] - by_hand[0])
+    claim = next(claim for claim in CLAIMS if claim.name == "more-steps-help")
+
+    def verdict(keep: str) -> str:
+        here = {key: value for key, value in right.items() if key[2] in ("full", keep)}
+        evidence = findings.Evidence(
+            [], np.empty((10_001, 0, 1)), {}, None, {}, {}, [], findings.steps_of(here, list(suites))
+        )
+        return findings.judge(claim, evidence)["verdict"]
+
+    assert [verdict("w3"), verdict("w2"), verdict("none")] == ["supported", "undetermined", "not tested"]
+
+
+def test_at_equal_memory():
+    """Pairs of models of different sizes that take as much, in the same suite; the larger minus the smaller."""
+    memory = {
+        ("small", "none", "full", "s"): 100, ("large", "rtn", "w4", "s"): 105, ("large", "rtn", "w8", "s"): 200,
+        ("small", "none", "full", "t"): 100, ("alike", "rtn", "w4", "s"): 100,
+    }  # fmt: skip
+    models = {"small": {"parameters": 10}, "large": {"parameters": 20}, "alike": {"parameters": 11}}
+    right = verdicts_of(dict.fromkeys(memory, 0.5) | {("large", "rtn", "w4", "s"): 0.9})
+    names, found = findings.equal_memory(right, memory, models)
+    assert names == ["large rtn/w4 − small none/full", "large rtn/w4 − alike rtn/w4"]
+    assert found[0] == pytest.approx([40, 40], abs=8)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from scripts.report import FIGURES
-from scripts.report._charts import pareto
+from scripts.report._charts import front
 from scripts.report._html import ELEMENTS
 from tests.browser import PHONE, chromium, opened, see_all
 from tests.conftest import TINY_STUDY, Copy
@@ -85,7 +85,7 @@ def test_the_page_opens_quietly_and_shows_every_chart(browser: Browser, page: Pa
     with opened(browser, page) as view:
         see_all(view)
         charts = view.locator("figure[data-chart] svg")
-        assert charts.count() == 8
+        assert charts.count() == 9
         view.locator(".models input[value=tiny-qwen-m]").check()
         view.wait_for_timeout(300)
         see_all(view)
@@ -96,7 +96,7 @@ def test_the_page_opens_quietly_and_shows_every_chart(browser: Browser, page: Pa
 
 def test_charts_out_of_view_are_drawn_for_print(browser: Browser, page: Path):
     with opened(browser, page) as view:
-        expect(view.locator("figure[data-chart] svg")).to_have_count(8)
+        expect(view.locator("figure[data-chart] svg")).to_have_count(9)
         view.locator(".models input[value=tiny-qwen-m]").check()
         expect(view.locator("[data-chart=seeds]")).to_contain_text("w2g32-plain")
 
@@ -429,7 +429,7 @@ def test_the_line_joins_what_no_smaller_checkpoint_beats():
          "weight_bits": 4, "activation_bits": None, "kv_bits": None}
         for i, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
     ]  # fmt: skip
-    spec = pareto(pd.DataFrame(rows)).to_dict()
+    spec = front(pd.DataFrame(rows), "weight_bytes", "size").to_dict()
     line = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")
     assert [(row["size"], row["accuracy"]) for row in spec["datasets"][line["data"]["name"]]] == [
         (1, 50),
@@ -441,5 +441,6 @@ def test_the_line_joins_what_no_smaller_checkpoint_beats():
 def test_figures_are_what_their_names_say(built: Copy):
     for path in (built.root / REPORT / "figures").glob("*.svg"):
         texts = "".join(ET.parse(path).getroot().itertext())  # noqa: S314 - our own
-        assert ("tiny-qwen-s" if path.stem != "scaling" else "nothing to show") in texts  # it has no ladder
+        nothing = path.stem in ("scaling", "speed")  # it has no ladder, and nothing is timed
+        assert ("nothing to show" if nothing else "tiny-qwen-s") in texts
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -24,7 +24,7 @@ TOKENS = 112
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """The study of one evening, with a few of our own word problems, which need no hub."""
-    copy = evening(tmp_path_factory.mktemp("real"), THERE, {"questions": ASKED, "max_model_len": TOKENS})
+    copy = evening(tmp_path_factory.mktemp("real"), THERE, {"questions": ASKED, "max_model_len": TOKENS}, speed=False)
     copy.build("--configfile", "config/mine.yaml", "config/tiny.yaml")
     return copy
 

@@ -43,6 +43,16 @@ def making(name: str) -> Making:
     if len(parts) < 3 or parts[0] != "results" or ".." in parts:
         raise ValueError(f"no rule makes {name}")
     stage, keys = parts[1], list(parts[2:])
+    if stage == "report":
+        job = _of_report(name, f"results/report/{keys[0]}", "/".join(keys[1:]))
+    else:
+        job = _of_stage(name, stage, keys)
+    if job is None:
+        raise ValueError(f"no rule makes {name}")
+    return job
+
+
+def _of_stage(name: str, stage: str, keys: list[str]) -> Making | None:
     folder = str(Path(name).parent)
     pair: Names = {"checkpoint": f"{folder}/checkpoint", "manifest": f"{folder}/manifest.json"}
     job = None
@@ -59,6 +69,10 @@ def making(name: str) -> Making:
             _stem(file)
             texts = f"results/generate/{re.escape(model)}/none/full/{NAME}\\.parquet|results/datasets/{NAME}/files"
             job = Making(r"scripts\.calibrate", {"output": name}, _model(model), f"{texts}|(?!results/).+")
+        case "magnitudes", [model, file]:
+            read: Names = {"calibration": f"results/calibrate/{model}/{_stem(file)}.parquet"}
+            read["network"] = f"results/models/{model}/checkpoint"
+            job = Making(r"scripts\.magnitudes", {"output": name}, read)
         case "quantize", [model, "published", scheme, ("checkpoint" | "manifest.json")]:
             theirs: Names = {"published": f"results/published/{model}/{scheme}/checkpoint"}
             job = Making(_module("quantize", "published"), pair, _model(model) | theirs)
@@ -70,16 +84,15 @@ def making(name: str) -> Making:
             own: Names = {"checkpoint": f"results/quantize/{model}/{quantizer}/{scheme}/checkpoint"}
             questions = f"results/questions/{NAME}\\.parquet"
             job = Making(_module("generate", "engine"), {"output": name}, own, questions)
+        case "speed", [model, quantizer, file]:
+            served: Names = {"checkpoint": f"results/quantize/{model}/{quantizer}/{_stem(file)}/checkpoint"}
+            job = Making(r"scripts\.speed", {"output": name}, served)
         case "score", [model, quantizer, scheme, suite, file]:
             samples = f"results/generate/{model}/{quantizer}/{scheme}/{suite}.parquet"
             asked: Names = {"questions": f"results/questions/{file}", "samples": samples}
             job = Making(
                 _module("score", _stem(file)), {"output": name}, asked, f"results/datasets/{NAME}/files", "datasets"
             )
-        case "report", [study, *_]:
-            job = _of_report(name, f"results/report/{study}", "/".join(keys[1:]))
-    if job is None:
-        raise ValueError(f"no rule makes {name}")
     return job
 
 
@@ -106,20 +119,25 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
     places = {"questions": "results/questions"}
     questions = f"results/questions/{NAME}\\.parquet"
     cell = f"{NAME}/{NAME}/{NAME}"
+    manifests = f"results/quantize/{cell}/manifest\\.json"
     drawn = [f"{folder}/figures/{figure}.{form}" for figure in FIGURES for form in ("svg", "png")]
     job = None
     if file in {f"{each}.parquet" for each in (*TABLES_OF_SAMPLES, "ablations", "scaling")}:
         job = Making(module, output, table("samples"))
+    elif file == "magnitudes.parquet":
+        job = Making(module, output, others=f"results/magnitudes/{NAME}/{NAME}\\.parquet", several="magnitudes")
     elif file == "loops.parquet":
         drawn_by, fixed = f"results/generate/{cell}/{NAME}\\.parquet", {"generate": "results/generate"}
         job = Making(module, output, table("samples"), drawn_by, fixed=fixed)
     elif file in ("findings.parquet", "paper.parquet"):
-        job = Making(module, output, table("samples") | {"paper": PAPER})
+        others = (manifests, "manifests") if file == "findings.parquet" else ()
+        job = Making(module, output, table("samples") | {"paper": PAPER}, *others)
     elif file == "samples.parquet":
         scores = f"results/score/{cell}/{NAME}/{NAME}\\.parquet"
         job = Making(module, output, others=f"{scores}|{questions}", fixed=places | {"scores": "results/score"})
     elif file == "efficiency.parquet":
-        job = Making(module, output, table("summary"), f"results/quantize/{cell}/manifest\\.json", "manifests")
+        made = f"{manifests}|results/speed/{cell}\\.parquet"
+        job = Making(module, output, table("summary", "lengths"), made, "made")
     elif file in ("summary.md", "summary.tex"):
         both: Names = {"output": f"{folder}/summary.md", "tex": f"{folder}/summary.tex"}
         job = Making(_module("report", "headline"), both, table("summary", "drops"))
@@ -133,7 +151,7 @@ def _of_report(name: str, folder: str, file: str) -> Making | None:
         sources |= {"explorer_code": "explorer.js"}
         job = Making(_module("report", "page"), output, {k: f"{PAGE}/{v}" for k, v in sources.items()} | shown)
     elif name in drawn:
-        used = table("accuracy", "drops", "lengths", "budget", "scaling", "difficulty", "efficiency")
+        used = table("accuracy", "drops", "lengths", "budget", "scaling", "difficulty", "efficiency", "magnitudes")
         job = Making(_module("report", "figures"), {"figures": drawn}, used)
     return job
 

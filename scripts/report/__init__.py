@@ -2,4 +2,6 @@
 
 TABLES_OF_SAMPLES = ["accuracy", "summary", "drops", "lengths", "difficulty", "errors", "budget"]
 TABLES = ["samples", *TABLES_OF_SAMPLES, "ablations", "scaling", "loops", "efficiency", "findings", "paper"]
-FIGURES = ["pareto", "drops", "lengths", "budget", "scaling", "truncated", "level", "solve_rate", "seeds"]
+TABLES += ["magnitudes"]
+FIGURES = ["pareto", "memory", "speed", "drops", "lengths", "budget", "scaling", "truncated"]
+FIGURES += ["level", "solve_rate", "seeds", "magnitudes"]

@@ -36,10 +36,10 @@ CONFIG = {
 
 
 def by_suite(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
-    """The rows of each suite, in the study's order, of tables that know suites; `scaling`, which joins them, whole."""
+    """The rows of each suite, in the study's order, of tables that know suites; the others whole, and `scaling`."""
     of = {name: frame for name, frame in tables.items() if "suite" in frame and name != "scaling"}
     suites = dict.fromkeys(of["accuracy"]["suite"])
-    whole = {"scaling": tables["scaling"]}
+    whole = {name: tables[name] for name in ("scaling", "magnitudes")}
     return {suite: {name: frame[frame["suite"] == suite] for name, frame in of.items()} | whole for suite in suites}
 
 
@@ -62,7 +62,9 @@ def of_model(tables: dict[str, pd.DataFrame], model: str) -> dict[str, alt.TopLe
     for by in ("level", "solve_rate"):
         rows = of["difficulty"][of["difficulty"]["by"] == by]
         found |= {by: difficulty(rows)} if len(rows) else {}
-    return found | {"seeds": seeds(of["accuracy"])}
+    found["seeds"] = seeds(of["accuracy"])
+    looked = tables["magnitudes"][tables["magnitudes"]["model"] == model]
+    return found | ({"magnitudes": magnitudes(looked)} if len(looked) else {})
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -130,14 +132,27 @@ def kind(row: pd.Series) -> str:
     return "full" if row["quantizer"] == "none" else "weights"
 
 
-def pareto(frame: pd.DataFrame) -> alt.LayerChart:
-    """`efficiency` of all models: nominal size of the weights against accuracy, and what no smaller one beats."""
-    unit, size = ("GB", 1e9) if frame["weight_bytes"].max() >= 1e9 else ("MB", 1e6)
-    frame = labelled(frame).assign(kind=frame.apply(kind, axis=1), size=frame["weight_bytes"] / size)
+def of_all(efficiency: pd.DataFrame) -> dict[str, alt.LayerChart]:
+    """The charts that show all models asked one suite, by name; what was not timed is in none of time."""
+    timed = efficiency[efficiency["answer_seconds"].notna()]
+    found = {"pareto": front(efficiency, "weight_bytes", "nominal size of the weights")}
+    found["memory"] = front(efficiency, "memory_bytes", "nominal size of the weights and of a mean answer's cache")
+    return found | ({"speed": front(timed, "answer_seconds", "time of a mean answer alone")} if len(timed) else {})
+
+
+def front(frame: pd.DataFrame, taken: str, title: str) -> alt.LayerChart:
+    """`efficiency` of all models: what each takes, in bytes or seconds, against accuracy; the line joins the best.
+
+    Nothing that takes less is as accurate as what lies on it.
+    """
+    unit, size = "s", 1.0
+    if taken.endswith("bytes"):
+        unit, size = ("GB", 1e9) if frame[taken].max() >= 1e9 else ("MB", 1e6)
+    frame = labelled(frame).assign(kind=frame.apply(kind, axis=1), size=frame[taken] / size)
     models = list(dict.fromkeys(frame["model"]))
     front = frame.sort_values(["size", "accuracy"], ascending=[True, False])
     front = front[front["accuracy"] > front["accuracy"].cummax().shift(fill_value=-1)]
-    x = alt.X("size:Q", title=f"nominal size of the weights, {unit}").axis(grid=False)
+    x = alt.X("size:Q", title=f"{title}, {unit}").axis(grid=False)
     low, high = frame["size"].min(), frame["size"].max()
     room = max(high / low, 1.5)  # names stand left of their points
     x = x.scale(type="log", nice=False, domain=[low / room**0.2, high * room**0.04])
@@ -152,7 +167,7 @@ def pareto(frame: pd.DataFrame) -> alt.LayerChart:
         color=colour.scale(domain=models, range=COLOURS),
         shape=shape.scale(domain=list(KINDS), range=list(KINDS.values())),
         opacity=alt.condition(picked, alt.value(0.9), alt.value(0.12)),
-        tooltip=tooltip("model", "method", "accuracy", f"size|size, {unit}", "weight_bits|bits of a weight"),
+        tooltip=tooltip("model", "method", "accuracy", f"size|{title}, {unit}", "weight_bits|bits of a weight"),
     )  # fmt: skip
     line = alt.Chart(front).mark_line(color=COLOURS[-1], strokeWidth=1.5, interpolate="step-after").encode(x=x, y=y)
     # Above and left of the line nothing lies: there is room for names, but for those too close to the one before.
@@ -256,6 +271,15 @@ def seeds(frame: pd.DataFrame) -> alt.HConcatChart:
         )
 
     return by_benchmark(frame, draw)
+
+
+def magnitudes(frame: pd.DataFrame) -> alt.Chart:
+    """`magnitudes` of one model: the largest of each layer, a line for each place."""
+    frame = frame[["layer", "place", "largest", "median", "ratio"]].rename(columns={"place": "method"})
+    x = alt.X("layer:Q", title="decoder layer", axis=alt.Axis(tickMinStep=1, grid=False))
+    y = alt.Y("largest:Q", title="largest magnitude", scale=alt.Scale(type="log", nice=False))
+    shown = ("method|place", "layer", "largest", "median|median of the channels", "ratio|largest / median")
+    return lines(frame, 30).encode(x=x, y=y, tooltip=tooltip(*shown))
 
 
 def by_benchmark(

@@ -1,8 +1,9 @@
-"""The claims of "Quantization Hurts Reasoning?" (arXiv 2504.04823): statement, units, and where their median must lie.
+"""The claims of "Quantization Hurts Reasoning?" (arXiv 2504.04823), and one of arXiv 2510.10964: what each is about.
 
-A claim is a statement about units: cells, or pairs of cells. Its number is the median over them, so that one cell that
-fails does not speak for all. Where units differ by far more than they are uncertain, and skewed, noise shifts a median:
-two claims take the mean (intervals of the median of the paper's pairs of sizes held the truth in 53 % of simulations).
+A claim is a statement about units: cells, or pairs of cells. Its number is the median over them, which must lie on one
+side of a boundary; so one cell that fails does not speak for all. Where units differ by far more than they are
+uncertain, and skewed, noise shifts a median: two claims take the mean (intervals of the median of the paper's pairs of
+sizes held the truth in 53 % of simulations).
 """
 
 import re
@@ -13,10 +14,13 @@ import numpy as np
 
 from scripts.report._statistics import FAIR, LOSSLESS, RESAMPLES
 
+LARGER = 1.5  # times as many parameters, from which on a model counts as larger
+EQUAL = 1.1  # times as much memory, up to which it counts as the same
 LONGER = 5  # percent, up to which an output counts as not longer
 Cell = tuple[str, str, str]
 Units = tuple[list[str], np.ndarray]  # names, and `(1 + RESAMPLES, units)`: the estimate, then replicates of it
 Rule = Callable[[float, float], str]
+NOTHING: Units = ([], np.empty((1 + RESAMPLES, 0)))
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Evidence:
     models: dict[str, dict]  # model → facts of config/models/
     schemes: dict[str, dict]  # "quantizer/scheme" → settings
     own_reasoning: list[str]  # corpora that a model wrote itself
+    steps: Units = NOTHING  # cells: accuracy of the longest thoughts of a ladder of suites minus of the shortest
+    equal_memory: Units = NOTHING  # pairs: accuracy of the larger model minus of the smaller
 
     def where(self, numbers: str, quantizers: str = "(?!rtn|vllm|published).*") -> list[int]:
         """Positions of cells whose scheme names such bits, by methods such as the paper's: it has no plain rounding."""
@@ -113,7 +119,7 @@ def differences(fits: Callable[[Evidence, Cell, Cell], bool]) -> Callable[[Evide
 
 def larger(evidence: Evidence, a: Cell, b: Cell) -> bool:
     sizes = [evidence.models[cell[0]]["parameters"] for cell in (a, b)]
-    return (a[1], stem(a[2])) == (b[1], stem(b[2])) and sizes[0] >= 1.5 * sizes[1]
+    return (a[1], stem(a[2])) == (b[1], stem(b[2])) and sizes[0] >= LARGER * sizes[1]
 
 
 def distilled(evidence: Evidence, a: Cell, b: Cell) -> bool:
@@ -155,7 +161,7 @@ def harder(evidence: Evidence) -> Units:
 
 def longer(evidence: Evidence) -> Units:
     if evidence.lengths is None:
-        return [], np.empty((1 + RESAMPLES, 0))
+        return NOTHING
     return [name(cell) for cell in evidence.cells], 100 * (evidence.lengths - 1)
 
 
@@ -178,7 +184,7 @@ def large_biases(evidence: Evidence) -> Units:
     large = [i for i in positions if evidence.models[evidence.cells[i][0]]["key_bias"] == "large"]
     others = [i for i in positions if i not in large]
     if not large or not others:
-        return [], np.empty((1 + RESAMPLES, 0))
+        return NOTHING
     rest = np.median(evidence.average(others), axis=1, keepdims=True)
     return [name(evidence.cells[i]) for i in large], evidence.average(large) - rest
 
@@ -219,8 +225,8 @@ CLAIMS = [
     ),
     Claim(
         "larger-lose-less", "Larger models lose less.",
-        "drop of avg on a model at least 1.5 times as large minus that of the same method on the smaller, mean over "
-        "pairs, in points; above 0",
+        f"drop of avg on a model at least {LARGER} times as large minus that of the same method on the smaller, mean "
+        "over pairs, in points; above 0",
         differences(larger), above(0), np.mean,
     ),
     Claim(
@@ -265,5 +271,17 @@ CLAIMS = [
         "quarot-kv-fails-on-biases", "QuaRot for the cache fails where keys have large biases.",
         f"drop of avg of QuaRot's KV4 and KV3 there minus its median elsewhere, median, in points; below {FAIR}",
         large_biases, below(FAIR),
+    ),
+    Claim(
+        "more-steps-help", "More reasoning steps help quantized models.",
+        "avg of the suite whose thoughts are longest minus that of the one whose are shortest, else the same, of each "
+        "quantized cell, median over cells, in points; above 0",
+        lambda evidence: evidence.steps, above(0),
+    ),
+    Claim(
+        "larger-at-equal-memory", "At equal memory a larger model of fewer bits beats a smaller one of more.",
+        f"avg of a model at least {LARGER} times as large minus that of a smaller one, where weights and the cache of "
+        f"a mean answer take as much memory, within a factor of {EQUAL}, median over pairs, in points; above 0",
+        lambda evidence: evidence.equal_memory, above(0),
     ),
 ]  # fmt: skip

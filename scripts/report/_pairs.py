@@ -29,6 +29,15 @@ def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list
     return pd.concat(tables).sort_values("pair", kind="stable", ignore_index=True)[COLUMNS]
 
 
+def paired(
+    right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]], benchmark: str
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """Right answers of each pair's two cells, `(questions, pairs)`; samples of a question; replicates of the drops."""
+    first, second = (np.stack([right[*pair[side], benchmark].sum(axis=1) for pair in pairs], axis=1) for side in (0, 1))
+    questions, seeds = right[*pairs[0][0], benchmark].shape
+    return first, second, seeds, drop_replicates(second - first, np.full(questions, seeds), benchmark)
+
+
 def _of_suite(
     right: dict[tuple[str, str, str, str, str], np.ndarray],
     suite: str,
@@ -39,18 +48,15 @@ def _of_suite(
     pairs = [pairs[position] for position in positions]
     tables, replicates = [], []
     for benchmark in dict.fromkeys(key[4] for key in right if key[3] == suite):
-        first, second = (
-            np.stack([right[*pair[side], benchmark].sum(axis=1) for pair in pairs], axis=1) for side in (0, 1)
-        )
-        questions, seeds = right[*pairs[0][0], benchmark].shape
-        replicates.append(drop_replicates(second - first, np.full(questions, seeds), benchmark))
+        first, second, seeds, drawn = paired(right, pairs, benchmark)
+        replicates.append(drawn)
         table = pd.DataFrame(
             {
                 "pair": positions,
                 "benchmark": benchmark,
                 "seeds": seeds,
-                "first": 100 * first.sum(axis=0) / (questions * seeds),
-                "second": 100 * second.sum(axis=0) / (questions * seeds),
+                "first": 100 * first.sum(axis=0) / (len(first) * seeds),
+                "second": 100 * second.sum(axis=0) / (len(first) * seeds),
                 "wins": (second > first).sum(axis=0),
                 "losses": (second < first).sum(axis=0),
             }

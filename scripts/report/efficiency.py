@@ -3,8 +3,9 @@
 Nominal sizes are those that a packed checkpoint and cache would have: our own methods are served from dequantized
 weights with the same kernels, so their speed here says nothing about the speed of packed kernels. Of checkpoints that
 others published sizes are those of their files, and what vLLM rounds itself (quantizer `vllm`) it holds so. Times are
-those that the records of `generate` told when this table was made: they differ from run to run, and only this table
-holds any. Samples that came from the store are timed as they were when they were generated.
+those that the records of `generate` told when this table was made; samples that came from the store are timed as they
+were when they were generated. What an answer takes and costs is worked out from the stage `speed`, for what the engine
+serves with kernels of its own. Times differ from run to run; beside `results/speed` only this table holds any.
 """
 
 import json
@@ -14,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._tables import AVERAGE, CELL, STUDY_COLUMNS, verdict_of, write_frame
+from scripts.run import machine
 from scripts.run.errors import UserError
 from scripts.run.record import record_path, told
 from scripts.run.stage import Input, Inputs, Output, Settings, stage
@@ -35,6 +37,17 @@ SCHEMA = pa.schema(
         ),
         column("disk_bytes", pa.int64(), "bytes of the checkpoint's files, with dequantized weights"),
         column("kv_bytes", pa.float64(), "nominal bytes of keys and values of one token, scales of its groups counted"),
+        column("mean_tokens", pa.float64(), "mean length of the outputs, in tokens: mean over the suite's benchmarks"),
+        column(
+            "memory_bytes",
+            pa.int64(),
+            "nominal bytes of all weights, and of keys and values of an output of that length",
+        ),
+        column(
+            "kernels",
+            pa.string(),
+            "real: the engine serves it with kernels of its format; dequantized: it has no speed of its own",
+        ),
         column("generated", pa.int64(), "samples that the last run generated; the others came from the store"),
         column(
             "tokens_per_second", pa.float64(), "output tokens per second of generating, in whatever run; null: unknown"
@@ -42,6 +55,14 @@ SCHEMA = pa.schema(
         column("seconds", pa.float64(), "time of generating all samples, in seconds; null: unknown"),
         column("wall_seconds", pa.float64(), "time of the whole job, start of the engine included, in seconds"),
         column("device", pa.string(), "what it ran on: GPUs, or else the CPU"),
+        column("first_token", pa.float64(), "time to the first token of a request alone, in seconds; null: not timed"),
+        column("per_token", pa.float64(), "time per token after it, in seconds; null: not timed"),
+        column("answer_seconds", pa.float64(), "time of an output of mean length, alone, in seconds; null: not timed"),
+        column("right_answer_seconds", pa.float64(), "the same for each right answer; null: not timed, or none is"),
+        column("answer_price", pa.float64(), "price of such an output at the largest batch; null: no price, or no GPU"),
+        column(
+            "right_answer_price", pa.float64(), "the same for each right answer; null: no price, no GPU, or none is"
+        ),
     ]
 )
 SCALE_BITS = 16
@@ -107,41 +128,69 @@ def timed(record: dict) -> dict:
         "tokens_per_second": speed,
         "seconds": record["facts"]["output_tokens"] / speed if speed else None,
         "wall_seconds": record["wall_seconds"],
-        "device": device(record),
+        "device": machine.device(record["gpus"], record["cpu"]),
     }
 
 
-def device(record: dict) -> str:
-    names = [gpu["name"] for gpu in record["gpus"]]
-    if names:
-        return " + ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
-    return f"{record['cpu']['model']}, {record['cpu']['cores']} cores"
+def memory(row: dict) -> int:
+    """Bytes of all weights, and of the keys and values of an answer of mean length."""
+    return round(row["weight_bytes"] + row["kv_bytes"] * row["mean_tokens"])
+
+
+def served(speed: pd.DataFrame | None, mean_tokens: float, accuracy: float, price: float | None) -> dict:
+    """What an answer of mean length takes where it is alone, and what it costs where the largest batch is served.
+
+    Both with the longest of the prompts that were timed. A right answer takes as much as all answers for one that is.
+
+    Args:
+        speed: rows of the stage `speed` of a checkpoint; None: there are none.
+        price: of one GPU for an hour; None: unknown.
+    """
+    names = ("first_token", "per_token", "answer_seconds", "right_answer_seconds", "answer_price", "right_answer_price")
+    row: dict[str, float | None] = dict.fromkeys(names)
+    if speed is None:
+        return row
+    longest = speed[speed["prompt_tokens"] == speed["prompt_tokens"].max()].sort_values("batch")
+    alone, full, share = longest.iloc[0], longest.iloc[-1], accuracy / 100
+    seconds = alone["first_token"] + alone["per_token"] * (mean_tokens - 1)
+    row |= {"first_token": alone["first_token"], "per_token": alone["per_token"], "answer_seconds": seconds}
+    row["right_answer_seconds"] = seconds / share if share else None
+    if price is not None and full["gpus"]:
+        cost = price / 3600 * full["gpus"] * mean_tokens / full["tokens_per_second"]
+        row |= {"answer_price": cost, "right_answer_price": cost / share if share else None}
+    return row
 
 
 @stage
-def main(summary: Input, output: Output, manifests: Inputs, settings: Settings) -> None:
-    """`settings`: `models` (name → facts) and `schemes` ("quantizer/scheme" → settings)."""
+def main(summary: Input, lengths: Input, output: Output, made: Inputs, settings: Settings) -> None:
+    """`made`: manifests of all checkpoints, and speeds of some.
+
+    `settings`: `models` (name → facts), `schemes` ("quantizer/scheme" → settings), `served` (cells that have a speed of
+    their own) and `price_per_gpu_hour`.
+    """
     averages = pd.read_parquet(summary)
     averages = averages[averages["benchmark"] == AVERAGE]
-    held = {manifest.parts[-4:-1]: json.loads(manifest.read_text(encoding="utf-8")) for manifest in manifests}
+    tokens = pd.read_parquet(lengths).groupby(CELL)["mean"].mean()
+    manifests = [path for path in made if path.suffix == ".json"]
+    held = {path.parts[-4:-1]: json.loads(path.read_text(encoding="utf-8")) for path in manifests}
+    speeds = {path.with_suffix("").parts[-3:]: pd.read_parquet(path) for path in made if path.suffix == ".parquet"}
+    real = {(model, *scheme.split("/")) for model, scheme in settings["served"]}
     rows = []
     for cell in averages.itertuples(index=False):
         facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
         path = Path("results/generate", cell.model, cell.quantizer, cell.scheme, f"{cell.suite}.parquet")
-        if (made := told(path, "facts", "wall_seconds", "gpus", "cpu")) is None:
+        if (drawn := told(path, "facts", "wall_seconds", "gpus", "cpu")) is None:
             raise UserError(
                 f"{record_path(path)} is missing: delete {path} and run again; finished samples are in the store"
             )
-        manifest = held[cell.model, cell.quantizer, cell.scheme]
-        rows.append(
-            {
-                **{name: getattr(cell, name) for name in ("study", *CELL)},
-                "accuracy": cell.mean,
-                **sizes(facts, scheme, cell.quantizer, manifest.get("sizes", {})),
-                "disk_bytes": sum(file["bytes"] for file in manifest["files"].values()),
-                **timed(made),
-            }
-        )
+        checkpoint = (cell.model, cell.quantizer, cell.scheme)
+        manifest, mean_tokens = held[checkpoint], tokens[*checkpoint, cell.suite]
+        row = {name: getattr(cell, name) for name in ("study", *CELL)}
+        row |= {"accuracy": cell.mean, "mean_tokens": mean_tokens}
+        row |= sizes(facts, scheme, cell.quantizer, manifest.get("sizes", {}))
+        row |= {"disk_bytes": sum(file["bytes"] for file in manifest["files"].values()), "memory_bytes": memory(row)}
+        row |= {"kernels": "real" if checkpoint in real else "dequantized"} | timed(drawn)
+        rows.append(row | served(speeds.get(checkpoint), mean_tokens, cell.mean, settings["price_per_gpu_hour"]))
     write_frame(output, pd.DataFrame(rows), SCHEMA, verdict=verdict_of(summary))
 
 

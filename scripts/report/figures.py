@@ -17,7 +17,7 @@ def of_study(tables: dict[str, pd.DataFrame]) -> dict[str, alt.TopLevelMixin]:
     suites = charts.by_suite(tables)
     for suite, of_suite in suites.items():
         named = [suite] if len(suites) > 1 else []
-        drawn = [("pareto", "", charts.pareto(of_suite["efficiency"]))]
+        drawn = [(name, "", chart) for name, chart in charts.of_all(of_suite["efficiency"]).items()]
         for model in dict.fromkeys(of_suite["accuracy"]["model"]):
             drawn += [(name, model, chart) for name, chart in charts.of_model(of_suite, model).items()]
         for name, model, chart in drawn:
@@ -36,6 +36,7 @@ def main(
     scaling: Input,
     difficulty: Input,
     efficiency: Input,
+    magnitudes: Input,
     figures: Outputs,
 ) -> None:
     paths = {
@@ -46,6 +47,7 @@ def main(
         "scaling": scaling,
         "difficulty": difficulty,
         "efficiency": efficiency,
+        "magnitudes": magnitudes,
     }
     found = of_study({name: pd.read_parquet(path) for name, path in paths.items()})
     nothing = alt.Chart(pd.DataFrame({"row": [0]})).mark_text(text="nothing to show").configure(**charts.CONFIG)

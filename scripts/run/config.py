@@ -15,6 +15,12 @@ from scripts.run.read import QUANTIZERS, known, read_datasets, read_models, read
 DISCOURAGE = Path("config/discourage")
 # Keys that a suite may have and need not.
 OF_SUITE = ("questions", "discourage", "thinking_tokens", "think_again", "stop_loops")
+OF_STUDY = {
+    "verdict": "correct_final",
+    "speed": False,
+    "price_per_gpu_hour": None,
+    "magnitudes": "",
+}  # where a study does not say
 ALL_PUBLISHED = "published/*"
 
 
@@ -32,6 +38,7 @@ class Config:
     unsafe_code: bool
     anonymous_records: bool
     gpu_memory_gb: int
+    speed: dict  # what the stage of that name measures; empty: nothing
 
     def cells(self, study: str) -> list[tuple[str, str]]:
         """(model, "quantizer/scheme") pairs of a study, in the order of its grid."""
@@ -43,6 +50,17 @@ class Config:
         settings = self.schemes[scheme]
         corpus = self.corpora[settings["corpus"]] if "corpus" in settings else None
         return self.models[model], scheme.split("/", maxsplit=1)[0], settings, corpus
+
+    def served(self, model: str, scheme: str) -> bool:
+        """Whether the engine serves a cell with kernels of its own, so that its speed is that of its format.
+
+        Other checkpoints are dequantized, and as fast as full precision or slower.
+        """
+        quantizer, name = scheme.split("/")
+        if quantizer == "published":
+            at = self.models[model]["published"][name]
+            return not (at["file"] or at["local"].endswith(".gguf"))
+        return quantizer in ("none", "vllm") or self.schemes[scheme].get("packed", False)
 
     def asking(self, suite: str, model: str) -> dict:
         """Settings of a suite as one model is asked it, its sampling among them."""
@@ -102,14 +120,16 @@ def load(config: dict, sources: list[str]) -> Config:
     schemes |= {f"published/{scheme}": {} for facts in models.values() for scheme in facts["published"]}
     suites = {name: {"paper_seeds": False} | suite for name, suite in config["suites"].items()}
     studies = {
-        name: {"verdict": "correct_final"} | study | {"grid": _spelt_out(study["grid"], models)}
+        name: OF_STUDY | study | {"grid": _spelt_out(study["grid"], models)}
         for name, study in config["studies"].items()
     }
     corpora = {name: {"cut": "windows"} | corpus for name, corpus in config["corpora"].items()}
     _take_local(config.get("local", {}), {"models": models, "datasets": datasets}, source)
     flags = [config.get(name, False) for name in ("retrain", "unsafe_code", "anonymous_records")]
     gpu_memory_gb = config.get("gpu_memory_gb", 80)
-    checked = Config(studies, suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb)
+    checked = Config(
+        studies, suites, corpora, models, schemes, datasets, *flags, gpu_memory_gb, config.get("speed", {})
+    )
     _take_words(checked.suites, source)
     check_schemes(checked)
     check_suites(checked, source)

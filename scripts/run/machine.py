@@ -60,6 +60,17 @@ def cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def cpu() -> dict[str, Any]:
+    return {"model": cpu_model(), "cores": os.cpu_count()}
+
+
+def device(gpus: list[dict[str, Any]], cpu: dict[str, Any]) -> str:
+    """What a stage ran on, in words: GPUs, or else the CPU."""
+    names = [gpu["name"] for gpu in gpus]
+    counted = [f"{names.count(name)} × {name}" for name in dict.fromkeys(names)]
+    return " + ".join(counted) or f"{cpu['model']}, {cpu['cores']} cores"
+
+
 def gpu() -> dict[str, Any]:
     """GPUs and CUDA of a stage that has loaded torch; the driver's program is asked, for torch would start CUDA.
 

@@ -25,7 +25,7 @@ SEEDS = [42, 43, 44]
 COUNT = size(56, 2)  # questions of each benchmark
 STEPS = 24  # of an answer
 RULES = ["tables", "ablations", "scaling", "loops", "efficiency", "findings", "paper", "headline"]
-RULES += ["explorer", "figures", "page"]
+RULES += ["explorer", "figures", "page", "study_magnitudes"]
 
 
 def thought(draw: random.Random) -> str:

@@ -81,6 +81,6 @@ function redraw(which) {
 
 redraw(figures);
 dark.addEventListener("change", () => redraw(figures));
-const ofModel = figures.filter((figure) => figure.dataset.chart !== "pareto");
+const ofModel = figures.filter((figure) => !figure.closest("#size"));
 document.querySelector(".suites").addEventListener("change", () => redraw(figures));
 document.querySelector(".of-model").addEventListener("change", () => redraw(ofModel));
