@@ -93,11 +93,10 @@ def test_a_study_times_what_has_kernels_of_its_own(study: Path):
     It looks at magnitudes, too.
     """
     copy = Copy.at(study)
-    document = config(
-        speed=True, magnitudes="plain", grid=[{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}]
-    )
-    copy.write_config(document | {"speed": TIMED})
-    copy.build("--cores", "2", table := "results/report/tiny/efficiency.parquet", "results/report/tiny/index.html")
+    grid = [{"models": ["tiny-qwen-s"], "schemes": ["none/full", "rtn/w3"]}]
+    asked = {"suites": ["arithmetic"], "speed": True, "magnitudes": "plain", "grid": grid}
+    copy.write_config(TINY_STUDY | {"studies": {"timed": asked}, "speed": TIMED})
+    copy.build("--cores", "2", table := "results/report/timed/efficiency.parquet", "results/report/timed/index.html")
     assert not (study / "results/speed/tiny-qwen-s/rtn").exists()
     timed = pd.read_parquet(study / "results/speed/tiny-qwen-s/none/full.parquet")
     assert timed[["batch", "prompt_tokens"]].to_numpy().tolist() == [[b, p] for p in (16, 32) for b in (1, 8, 128)]
@@ -114,9 +113,9 @@ def test_a_study_times_what_has_kernels_of_its_own(study: Path):
     generated = pd.read_parquet(study / "results/generate/tiny-qwen-s/none/full/arithmetic.parquet")
     by_benchmark = generated.groupby("benchmark")["output_tokens"].mean()
     assert full["mean_tokens"] == pytest.approx(statistics.mean(by_benchmark))
-    page = (study / "results/report/tiny/index.html").read_text()
+    page = (study / "results/report/timed/index.html").read_text()
     assert all(f'data-chart="{name}"' in page for name in ("pareto", "memory", "speed", "magnitudes"))
-    looked = pd.read_parquet(study / "results/report/tiny/magnitudes.parquet")
+    looked = pd.read_parquet(study / "results/report/timed/magnitudes.parquet")
     assert set(looked["model"]) == {"tiny-qwen-s"}
     assert set(looked["corpus"]) == {"plain"}
     assert looked.groupby("layer")["place"].nunique().tolist() == [len(PLACES)] * 4
