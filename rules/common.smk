@@ -30,6 +30,11 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# After every job Snakemake would start a timer that from then on looks for jobs once a second, as long as their number in
+# a time is limited, as it is by default: after 250 jobs that takes half a core. `cores` and `jobs` limit them here.
+if workflow.scheduling_settings:
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
 SUITES_OF_CELLS = study_config.suites_of_cells()
 
 os.environ.setdefault(VARIABLE, packages_digest())  # inherited by every job, wherever it runs

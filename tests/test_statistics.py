@@ -9,14 +9,18 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from scripts.report import _statistics
 from scripts.report._statistics import (
+    accuracy_replicates,
     classify,
     detectable,
     drop_replicates,
     holm,
     interval,
+    joint_interval,
     majority,
+    p_noninferior,
     pass_at_k,
     ratio_replicates,
+    recovery,
     resamples,
     sign_test,
 )
@@ -123,6 +127,55 @@ def test_ratio_of_means():
     low, high = interval(ratio_replicates(base * rng.lognormal(np.log(1.1), 0.3, base.shape), base, "x"))
     truth = 1.1 * np.exp(0.3**2 / 2)
     assert 0.93 <= ((low <= truth) & (truth <= high)).mean() <= 0.97
+
+
+def test_recovery():
+    """Of 1,000 studies; by hand where a baseline has none right."""
+    rng = np.random.default_rng(3)
+    chance = rng.beta(2, 1, (200, 1))
+    base, cell = (rng.binomial(3, factor * chance, (200, STUDIES)) for factor in (0.9, 0.8))
+    asked = np.full(200, 3)
+    theirs, ours = accuracy_replicates(base, cell, asked, "x")
+    assert ours[1:] - theirs[1:] == pytest.approx(drop_replicates(cell - base, asked, "x"))
+    assert ours[0] == pytest.approx(100 * cell.sum(axis=0) / 600)
+    shares, low, high = recovery(ours, theirs)
+    assert shares == pytest.approx(100 * cell.sum(axis=0) / base.sum(axis=0))
+    truth = 100 * 0.8 / 0.9
+    assert 0.93 <= ((low <= truth) & (truth <= high)).mean() <= 0.97
+    assert np.isnan(recovery(ours, 0 * theirs)).all()
+    right = np.full((200, 1), 3)
+    _, low, high = recovery(*accuracy_replicates(right, right, asked, "x"))
+    assert 99 < low[0] < 100 < high[0] < 101  # it has width without a flip, as the drop has
+
+
+def errors_of_studies(count: int, cells: int, draws: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Errors of estimates that hang together and differ in size, `(cells,)`, and replicates: `(draws, cells)`."""
+    rng = np.random.default_rng(4)
+    size, shared = np.linspace(0.3, 3, cells), 0.6  # all cells share a baseline
+
+    def draw(number: int) -> np.ndarray:
+        noise = shared**0.5 * rng.normal(size=(number, 1)) + (1 - shared) ** 0.5 * rng.normal(size=(number, cells))
+        return noise * size
+
+    return [(error := draw(1)[0], error + draw(draws)) for _ in range(count)]
+
+
+def test_joint_intervals_hold_the_truth_in_all_cells_at_once():
+    alone, together = [], []
+    for _, replicates in errors_of_studies(STUDIES, 12, 1000):  # the truth is 0
+        for found, (low, high) in ((alone, interval(replicates)), (together, joint_interval(replicates))):
+            found.append(((low <= 0) & (high >= 0)).all())
+    assert 0.93 <= np.mean(together) <= 0.97
+    assert np.mean(alone) < 0.8
+
+
+def test_noninferior_at_the_margin_is_said_in_one_study_of_forty():
+    p = [p_noninferior(replicates - 1, -1)[0] for _, replicates in errors_of_studies(2 * STUDIES, 2, 500)]
+    assert 0.017 <= np.mean(np.array(p) <= 0.025) <= 0.035
+    replicates = errors_of_studies(1, 40, 10_000)[0][1] + np.linspace(-9, 9, 40)
+    cleared = interval(replicates)[0] >= -1
+    assert 0 < cleared.sum() < 40
+    assert ((p_noninferior(replicates, -1) <= 0.025) == cleared).all()
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (3, 3), (2, 9), (40, 21), (0, 30)])

@@ -101,6 +101,11 @@ def test_drops_tell_lossless_from_risky():
     classes = drops.tabulate(frame).set_index(["scheme", "benchmark"])["class"]
     assert set(classes.loc["w3"]) == {"risky"}
     assert set(classes.loc["w3-plain"]) == {"lossless"}
+    table = drops.tabulate(frame)
+    assert (table["high_joint"] - table["low_joint"] > table["high"] - table["low"]).all()
+    assert ((table["p_noninferior"] <= 0.025) == (table["class"] == "lossless")).all()
+    assert table["recovery"].to_numpy() == pytest.approx((100 * table["accuracy"] / table["baseline"]).to_numpy())
+    assert ((table["recovery_low"] <= table["recovery"]) & (table["recovery"] <= table["recovery_high"])).all()
 
 
 def test_passes_and_votes():
@@ -247,7 +252,7 @@ def test_a_suite_is_an_axis_of_every_table(samples: pd.DataFrame):
     ):  # fmt: skip
         table, alone = tabulate(both), tabulate(samples)
         assert set(table["suite"]) == {"t", "u"}
-        chance = ["p_adjusted", "comparisons"]
+        chance = ["p_adjusted", "comparisons", "low_joint", "high_joint", "class_joint"]
         kept = [name for name in table if name not in chance]
         rows = table.loc[table["suite"] == "t", kept].reset_index(drop=True)
         pd.testing.assert_frame_equal(rows, alone[kept].reset_index(drop=True))

@@ -3,11 +3,35 @@
 import numpy as np
 import pandas as pd
 
-from scripts.report._statistics import detectable, drop_replicates, interval, sign_test
+from scripts.report._statistics import (
+    LOSSLESS,
+    accuracy_replicates,
+    detectable,
+    drop_replicates,
+    interval,
+    joint_interval,
+    p_noninferior,
+    recovery,
+    sign_test,
+)
 from scripts.report._tables import AVERAGE, Cell
 
 SUMMED = ["wins", "losses"]
-COLUMNS = ["pair", "benchmark", *SUMMED, "seeds", "first", "second", "difference", "low", "high", "p", "detectable"]
+RECOVERY = ["recovery", "recovery_low", "recovery_high"]
+COLUMNS = [
+    "pair",
+    "benchmark",
+    *SUMMED,
+    "seeds",
+    "first",
+    "second",
+    "difference",
+    "low",
+    "high",
+    "low_joint",
+    "high_joint",
+]
+COLUMNS += ["p", "p_noninferior", *RECOVERY, "detectable"]
 
 
 def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]]) -> pd.DataFrame:
@@ -15,7 +39,8 @@ def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list
 
     Both cells of a pair have answered one suite, over whose benchmarks the average is.
 
-    `first` and `second` are accuracies in percent, `difference` is second minus first, in points.
+    `first` and `second` are accuracies in percent, `difference` is second minus first, in points, `recovery` is second
+    in percent of first. Joint ends hold for all averages at once, or for all single benchmarks.
 
     Args:
         right: verdicts, `(questions, seeds)` of each cell and benchmark.
@@ -23,10 +48,19 @@ def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list
     suites: dict[str, list[int]] = {}
     for position, (_, cell) in enumerate(pairs):
         suites.setdefault(cell[3], []).append(position)
-    tables = [_of_suite(right, suite, pairs, positions) for suite, positions in suites.items()]
-    if not tables:
+    parts = [part for suite, positions in suites.items() for part in _of_suite(right, suite, pairs, positions)]
+    if not parts:
         return pd.DataFrame(columns=COLUMNS)
-    return pd.concat(tables).sort_values("pair", kind="stable", ignore_index=True)[COLUMNS]
+    families: dict[bool, list[tuple[pd.DataFrame, np.ndarray]]] = {}
+    for table, replicates in parts:
+        families.setdefault((table["benchmark"] == AVERAGE).all(), []).append((table, replicates))
+    tables = []
+    for family in families.values():
+        low, high = joint_interval(np.hstack([replicates for _, replicates in family]))
+        tables.append(pd.concat([table for table, _ in family]).assign(low_joint=low, high_joint=high))
+    table = pd.concat(tables)
+    last = table["benchmark"] == AVERAGE
+    return table.assign(last=last).sort_values(["pair", "last"], kind="stable", ignore_index=True)[COLUMNS]
 
 
 def paired(
@@ -43,13 +77,14 @@ def _of_suite(
     suite: str,
     pairs: list[tuple[Cell, Cell]],
     positions: list[int],
-) -> pd.DataFrame:
-    """The rows of the pairs at these positions, all of one suite."""
+) -> list[tuple[pd.DataFrame, np.ndarray]]:
+    """The rows of the pairs at these positions, all of one suite, benchmark by benchmark, with their replicates."""
     pairs = [pairs[position] for position in positions]
-    tables, replicates = [], []
+    parts, accuracies = [], []
     for benchmark in dict.fromkeys(key[4] for key in right if key[3] == suite):
-        first, second, seeds, drawn = paired(right, pairs, benchmark)
-        replicates.append(drawn)
+        first, second, seeds, replicates = paired(right, pairs, benchmark)
+        asked = np.full(len(first), seeds)
+        accuracies.append(accuracy_replicates(first, second, asked, benchmark))
         table = pd.DataFrame(
             {
                 "pair": positions,
@@ -61,19 +96,23 @@ def _of_suite(
                 "losses": (second < first).sum(axis=0),
             }
         )
-        tables.append(_with_interval(table, replicates[-1]))
-    groups = pd.concat(tables).groupby("pair", as_index=False)
+        parts.append((_judged(table, replicates, *accuracies[-1]), replicates))
+    groups = pd.concat([table for table, _ in parts]).groupby("pair", as_index=False)
     means = groups[["seeds", "first", "second"]].mean().astype({"seeds": int})
     average = means.merge(groups[SUMMED].sum(), on="pair").assign(benchmark=AVERAGE)
-    return pd.concat([*tables, _with_interval(average, np.mean(replicates, axis=0))])
+    replicates = np.mean([drawn for _, drawn in parts], axis=0)
+    return [*parts, (_judged(average, replicates, *np.mean(accuracies, axis=0)), replicates)]
 
 
-def _with_interval(table: pd.DataFrame, replicates: np.ndarray) -> pd.DataFrame:
+def _judged(table: pd.DataFrame, replicates: np.ndarray, first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
+    """With what follows from replicates of the drops, and of the accuracies of both sides."""
     low, high = interval(replicates)
     return table.assign(
         difference=(table["second"] - table["first"]).round(9),
         low=low,
         high=high,
         p=sign_test(table["wins"].to_numpy(), table["losses"].to_numpy()),
+        p_noninferior=p_noninferior(replicates, LOSSLESS),
         detectable=detectable(replicates),
+        **dict(zip(RECOVERY, recovery(second, first), strict=True)),
     )

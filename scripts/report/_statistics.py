@@ -64,6 +64,68 @@ def ratio_replicates(values: np.ndarray, baseline: np.ndarray, name: str) -> np.
     return (counts @ values) / (counts @ baseline)
 
 
+def accuracy_replicates(
+    first: np.ndarray, second: np.ndarray, asked: np.ndarray, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies in percent of both cells of pairs, and replicates of them: `(1 + RESAMPLES, pairs)` each.
+
+    Drawn as in `drop_replicates`, of which these are the two sides; the question that is added there has the accuracy
+    of the first cell, but for the sample that has turned.
+
+    Args:
+        first: `(questions, pairs)`, right answers over all seeds of a question.
+        second: the same of the other cells.
+        asked: `(questions,)`, samples of each question.
+        name: as in `resamples`.
+    """
+    questions, typical = len(first), first.sum(axis=0, keepdims=True) / asked.sum() * asked.mean()
+    counts = resamples(np.append(np.ones(questions), [0.5, 0.5]), questions, name).astype(float)
+    samples = (counts @ np.append(asked, [asked.mean()] * 2))[:, None]
+    sides = []
+    for right, turned in ((first, 0), (second, 1)):
+        shares = counts @ np.concatenate([right, typical + turned, typical - turned]) / samples
+        sides.append(100 * np.vstack([right.sum(axis=0) / asked.sum(), shares]))
+    return sides[0], sides[1]
+
+
+def recovery(accuracies: np.ndarray, baselines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Accuracy in percent of the baseline's, `(cells,)`, and the ends of its interval; NaN where that may be 0.
+
+    Args:
+        accuracies: `(1 + RESAMPLES, cells)`, as `accuracy_replicates` gives them, or means of such.
+        baselines: the same of each cell's baseline.
+    """
+    ratios = 100 * np.divide(accuracies, baselines, out=np.full_like(accuracies, np.nan), where=baselines > 0)
+    ratios[:, np.isnan(ratios).any(axis=0)] = np.nan
+    return ratios[0].round(9), *interval(ratios[1:])
+
+
+def joint_interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of intervals that hold the truth in all cells at once, in 95 % of such studies (max-t bootstrap).
+
+    Each is as wide as its cell is uncertain, times what the largest error of all cells, so measured, exceeds in one
+    study of twenty: Romano and Wolf, "Exact and approximate stepdown methods for multiple hypothesis testing" (2005),
+    their single step.
+
+    Args:
+        replicates: `(RESAMPLES, cells)`, of all cells on the same draws of questions.
+    """
+    center, error = replicates.mean(axis=0), replicates.std(axis=0, ddof=1)
+    largest = (np.abs(replicates - center) / np.maximum(error, 1e-9)).max(axis=1)
+    width = np.quantile(largest, LEVEL) * error
+    return (center - width).round(9), (center + width).round(9)
+
+
+def p_noninferior(replicates: np.ndarray, margin: float) -> np.ndarray:
+    """One-sided p that the drop is worse than the margin: at most 0.025 where the interval clears it, and only there.
+
+    Args:
+        replicates: `(RESAMPLES, cells)`.
+        margin: the loss that would still be tolerated, negative.
+    """
+    return (1 + (replicates < margin).sum(axis=0)) / (1 + len(replicates))
+
+
 def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of `(RESAMPLES, …)`: its lower and upper ends, rounded to a billionth."""
     tail = 50 * (1 - LEVEL)

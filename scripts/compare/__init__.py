@@ -1,0 +1,1 @@
+"""Comparing logs of evaluations, whoever wrote them."""
