@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.places import COLUMNS, PLACES
-from scripts.quantize._layers import each_layer, inputs_of, sequence
+from scripts.quantize._layers import each_layer, inputs_of, linears, sequence
 from scripts.run.stage import Input, Output, Parameter, stage
 from scripts.table import column, read_rows, write_table
 
@@ -97,10 +97,11 @@ def magnitudes(
                 for keywords in run.named:
                     keywords["past_key_values"] = Looking(largest)
                 seen.enter_context(projected_keys(layer.self_attn, largest))
-            for names in sequence(layer):
-                modules = [module for name, module in layer.named_modules() if name.rsplit(".", 1)[-1] in names[:1]]
-                for module in modules:
-                    seen.enter_context(inputs_of(module, see(INPUTS[names[0]])))
+            modules = linears(layer)
+            for first in [names[0] for names in sequence(layer) if names]:
+                seen.enter_context(inputs_of(modules[first], see(INPUTS[first])))
+            if "mlp" not in {INPUTS[name] for name in modules.keys() & INPUTS}:  # its experts lie in one tensor
+                seen.enter_context(inputs_of(layer.mlp, see("mlp")))
             run()
         for place in PLACES:
             if place in largest.of:

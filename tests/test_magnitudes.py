@@ -76,15 +76,24 @@ def random_model_like(model: nn.Module, architecture: str) -> nn.Module:
     return twin
 
 
-def test_magnitudes_of_mlps():
-    model = random_model("mistral")
+@pytest.mark.parametrize(
+    ("architecture", "module", "place"),
+    [
+        ("mistral", "mlp.down_proj", "down_proj"), ("mistral", "mlp.up_proj", "mlp"), ("qwen3_moe", "mlp", "mlp"),
+        ("gpt_oss", "mlp", "mlp"), ("glm4_moe", "mlp", "mlp"), ("qwen3_next", "mlp", "mlp"),
+    ],
+)  # fmt: skip
+def test_magnitudes_of_mlps(architecture: str, module: str, place: str):
+    model = random_model(architecture)
     seen = []
-    handle = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda _, x: seen.append(x[0].abs()))
+    inside = model.model.layers[1].get_submodule(module)
+    handle = inside.register_forward_pre_hook(lambda _, x: seen.append(x[0].abs()))
     with torch.no_grad():
-        model(IDS)
+        model(IDS, use_cache=False)
     handle.remove()
     found = {key[:2]: key[2] for key in magnitudes(model, IDS.tolist(), "test")}
-    torch.testing.assert_close(torch.tensor(found[1, "down_proj"]), seen[0].flatten(0, 1).amax(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(found[1, place]), seen[0].flatten(0, 1).amax(0), rtol=1e-4, atol=1e-6)
+    assert ("down_proj" in {key[1] for key in found if key[0] == 1}) == (architecture not in ("qwen3_moe", "gpt_oss"))
 
 
 def test_the_table_by_hand():
