@@ -1,5 +1,6 @@
 """Largest magnitudes of channels: those of a whole pass through the model, place by place."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,6 @@ from torch import nn
 
 from scripts.audit._making import making
 from scripts.magnitudes import magnitudes
-from scripts.places import COLUMNS
 from scripts.report import magnitudes as table
 from scripts.run.config import load
 from scripts.run.errors import UserError
@@ -106,8 +106,15 @@ def test_the_table_by_hand():
         [3, 3, 2, 1.5], [3, 30, 2, 15], [2, 1, 1, 1],
     ]  # fmt: skip
     assert made["by_bias"].fillna(0).tolist() == [0, 10, 0]
-    nothing = pd.DataFrame(columns=[*(field.name for field in COLUMNS), "magnitudes"])
-    assert table.tabulate(nothing, "s").columns.tolist() == table.SCHEMA.names
+    assert table.tabulate(table.joined(()), "s").columns.tolist() == table.SCHEMA.names
+
+
+def test_the_order_of_files_does_not_matter(tmp_path: Path):
+    """An audit makes the table again from a record, which has its own."""
+    for name in "ba":
+        pd.DataFrame({"model": [name], "magnitudes": [[1.0]]}).to_parquet(tmp_path / f"{name}.parquet")
+    paths = [tmp_path / f"{name}.parquet" for name in "ba"]
+    assert table.joined(paths)["model"].tolist() == table.joined(paths[::-1])["model"].tolist() == ["a", "b"]
 
 
 def test_an_unknown_corpus_is_refused():

@@ -4,6 +4,9 @@ Keys whose largest channels come with the bias, not without it, have a large bia
 lose there ("Quantization Hurts Reasoning?", arXiv 2504.04823, appendix C).
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 import pyarrow as pa
 
@@ -46,11 +49,16 @@ def tabulate(found: pd.DataFrame, study: str) -> pd.DataFrame:
     )[SCHEMA.names]
 
 
+def joined(paths: Sequence[Path]) -> pd.DataFrame:
+    """The rows of these files, by their names: a record knows no other order."""
+    names = [*(field.name for field in COLUMNS), "magnitudes"]
+    found = [pd.read_parquet(path) for path in sorted(paths)] or [pd.DataFrame(columns=names)]
+    return pd.concat(found, ignore_index=True)
+
+
 @stage
 def main(output: Output, study: Parameter, magnitudes: Inputs = ()) -> None:
-    names = [*(field.name for field in COLUMNS), "magnitudes"]
-    found = [pd.read_parquet(path) for path in magnitudes] or [pd.DataFrame(columns=names)]
-    write_frame(output, tabulate(pd.concat(found, ignore_index=True), study), SCHEMA)
+    write_frame(output, tabulate(joined(magnitudes), study), SCHEMA)
 
 
 if __name__ == "__main__":
