@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
+import time
 from copy import deepcopy
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -226,3 +229,16 @@ def test_the_readmes_quantizer_works_as_it_stands(built: Copy, copy: Copy):
     rows = read_rows(copy.root / "results/report/tiny/accuracy.parquet")
     assert len(rows) == len(read_rows(built.root / "results/report/tiny/accuracy.parquet")) + 2 * 2
     assert {row["benchmark"] for row in rows if row["quantizer"] == "ternary"} == {"addition", "multiplication"}
+
+
+def test_snakemake_rests_between_jobs(copy: Copy):
+    """It keeps no thread for every job that has ended, to look for new ones each second."""
+    command = [sys.executable, "-m", "snakemake", "--configfile", "config/tiny.yaml", "--cores", "2", "--until", "code"]
+    environment = os.environ | {"PATH": copy.path}
+    run = subprocess.Popen(command, cwd=copy.root, env=environment, stderr=subprocess.PIPE, text=True)
+    threads = 0
+    while run.poll() is None:
+        threads = max(threads, psutil.Process(run.pid).num_threads())
+        time.sleep(0.1)
+    assert run.returncode == 0, run.stderr.read()
+    assert len(list((copy.root / "results/code").glob("*.txt"))) > 20 > threads
