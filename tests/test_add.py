@@ -119,7 +119,7 @@ def test_sampling_that_the_authors_recommend_can_be_a_suites(folder: Path):
     assert written("mine")["facts"]["sampling"] == recommended
     stated = {"benchmarks": ["addition"], "seeds": [42], "max_model_len": 256, "paper_seeds": False}
     suites = {"theirs": stated | {"sampling": "recommended"}, "ours": stated | {"temperature": 0.3, "top_p": 0.9}}
-    config = Config({}, suites, {}, read_models(), {}, {}, False, False, False, 80)
+    config = Config({}, suites, {}, read_models(), {}, {}, False, False, False, 80, {})
     theirs, ours = config.asking("theirs", "mine"), config.asking("ours", "mine")
     assert {name: theirs[name] for name in recommended} == recommended
     assert [ours[name] for name in recommended] == [0.3, 0.9, 0, 0]

@@ -259,7 +259,7 @@ def test_study_added(built: Copy):
         config["studies"]["another"] = config["studies"]["baselines"]
 
     with reconfigured(built, add):
-        assert plan(built) == tables("another")
+        assert plan(built) == tables("another") | {"study_magnitudes another"}
 
 
 def test_notes_of_a_model_changed(built: Copy):

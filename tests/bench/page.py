@@ -96,7 +96,8 @@ def study() -> dict:
     paper = config["studies"]["paper"]
     first = paper["grid"][0]
     few = [{"models": first["models"][:1], "schemes": first["schemes"][:2]}]
-    return config | {"studies": {"paper": paper | {"grid": size(paper["grid"], few)}}}
+    without = {"speed": False, "magnitudes": ""}  # there is no checkpoint
+    return config | {"studies": {"paper": paper | without | {"grid": size(paper["grid"], few)}}}
 
 
 def on_disk(paths: list[Path]) -> str:
