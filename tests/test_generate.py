@@ -72,5 +72,6 @@ def test_the_longest_expected_is_asked_first(tmp_path: Path, monkeypatch: pytest
     )
     lengths = [5, 900, 1, 70, 70]
     requests = [Request("b", str(i), 42, [1], n, {"max_tokens": 9}, str(i), str(i)) for i, n in enumerate(lengths)]
-    generate(SimpleNamespace(llm_engine=engine, get_tokenizer=lambda: None), requests, Store("c", set(), {}, tmp_path), "label")
+    llm = SimpleNamespace(llm_engine=engine, get_tokenizer=lambda: None)
+    generate(llm, requests, Store("c", set(), {}, tmp_path), "label")
     assert asked == [900, 70, 70, 5, 1]
