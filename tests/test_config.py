@@ -67,6 +67,10 @@ BAD = {
         CONFIG, "max_model_len: 256", "thinking_tokens: 256\n    max_model_len: 256",
         ["arithmetic.thinking_tokens", "256"],
     ),
+    "questions of another benchmark": (
+        CONFIG, "max_model_len: 256", "questions: {additon: 5}\n    max_model_len: 256",
+        ["suites.arithmetic.questions", "additon", "did you mean 'addition'"],
+    ),
     "words misspelt": (
         CONFIG, "max_model_len: 256", "discourage: hesitate\n    max_model_len: 256",
         ["suites.arithmetic.discourage", "hesitate", "did you mean 'hesitation'"],

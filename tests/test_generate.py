@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scripts.generate.engine import generate, known_lengths
+from scripts.generate.engine import asked_of, generate, known_lengths
 from scripts.generate.prompts import Request, prompt_ids, request_seed
 from scripts.generate.store import Store
 from scripts.models.arithmetic import build_tokenizer
+from scripts.questions._table import SCHEMA as QUESTIONS
 from scripts.run.errors import UserError
+from scripts.run.resources import generate_gpu_minutes
+from scripts.table import write_table
 from tests.conftest import ASKED
 
 CHAT = [{"role": "user", "content": "What is 12*34?"}]
@@ -75,3 +78,32 @@ def test_the_longest_expected_is_asked_first(tmp_path: Path, monkeypatch: pytest
     llm = SimpleNamespace(llm_engine=engine, get_tokenizer=lambda: None)
     generate(llm, requests, Store("c", set(), {}, tmp_path), "label")
     assert asked == [900, 70, 70, 5, 1]
+
+
+def test_questions_of_one_benchmark_alone(tmp_path: Path):
+    """Those that are not named are asked in full; a number is for all."""
+    for name in ("x", "y"):
+        rows = [{"benchmark": name, "id": f"{name}{i}", "gold": "1", "subject": "", "level": "", "expected_tokens": 9,
+                 "messages": [{"role": "user", "content": "1+1"}]} for i in range(9)]  # fmt: skip
+        write_table(tmp_path / f"{name}.parquet", rows, QUESTIONS)
+    paths = [tmp_path / "x.parquet", tmp_path / "y.parquet"]
+    settings = ASKED | {
+        "seeds": [1],
+        "temperature": 0.6,
+        "top_p": 1,
+        "top_k": 0,
+        "max_model_len": 99,
+        "paper_seeds": False,
+    }
+
+    def asked(**questions: object) -> list[int]:
+        requests = asked_of(paths, build_tokenizer(), settings | questions, {}, {})
+        return [sum(request.benchmark == name for request in requests) for name in ("x", "y")]
+
+    assert asked() == [9, 9]
+    assert asked(questions=4) == [4, 4]
+    assert asked(questions={"y": 4}) == [9, 4]
+    suite = {"seeds": [1], "benchmarks": ["x", "y"], "max_model_len": 32768}
+    minutes = [generate_gpu_minutes({"parameters": 1e9}, {}, suite | {"questions": n}) for n in (481, {"y": 1}, 1)]
+    assert minutes[0] / 2 < minutes[1] < minutes[0]
+    assert minutes[2] < minutes[1]

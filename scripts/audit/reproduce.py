@@ -97,6 +97,9 @@ def configuration(records: list[dict], row: dict, study: str) -> dict[str, Any]:
             asked.add(suite)
             questions = [row["benchmark"]] if row["benchmark"] in questions else questions
             settings["seeds"] = [row["seed"]] if "seed" in row else settings["seeds"]
+        if isinstance(counts := settings.pop("questions", None), dict):
+            counts = {name: count for name, count in counts.items() if name in questions}
+        settings |= {"questions": counts} if counts else {}
         config["suites"][suite] = {"benchmarks": questions} | settings
     for record in by_rule.get("calibrate", []):
         source = Path(next(name for name in record["inputs"] if not name.endswith("/checkpoint")))

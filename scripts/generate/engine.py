@@ -22,7 +22,7 @@ from scripts.generate.prompts import Request, build_requests
 from scripts.generate.siblings import Sibling, siblings
 from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
 from scripts.generate.store import Store, checkpoint_digest
-from scripts.questions._chosen import chosen
+from scripts.questions._chosen import chosen, count_of
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.lease import lease, start_ticks
@@ -192,7 +192,7 @@ def asked_of(
     questions: list[Path], tokenizer: PreTrainedTokenizerBase, settings: dict, identity: dict, known: dict
 ) -> list[Request]:
     """The requests of a suite, from the files of its questions; all else as in `build_requests`."""
-    rows = [row for path in questions for row in some(read_rows(path), settings.get("questions"))]
+    rows = [row for path in questions for row in some(read_rows(path), count_of(settings, path.stem))]
     return build_requests(rows, tokenizer, settings, identity, known)
 
 

@@ -10,3 +10,9 @@ def chosen(names: Iterable[str], count: int | None) -> set[str]:
     They are scattered over the benchmark, and who asks for more gets the same and others.
     """
     return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+
+
+def count_of(suite: dict, benchmark: str) -> int | None:
+    """How many of a benchmark's questions a suite asks: its `questions`, for all benchmarks or by name; None: all."""
+    stated = suite.get("questions")
+    return stated.get(benchmark) if isinstance(stated, dict) else stated

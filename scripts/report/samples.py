@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from scripts.questions._chosen import chosen
+from scripts.questions._chosen import chosen, count_of
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.stage import Output, Parameter, Settings, stage
@@ -63,7 +63,7 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
     tables = []
     for path, benchmark, suite in paths:
         frame = pd.read_parquet(path)
-        names, seeds = chosen(known[benchmark]["id"], suite.get("questions")), suite["seeds"]
+        names, seeds = chosen(known[benchmark]["id"], count_of(suite, benchmark)), suite["seeds"]
         expected = set(product(names, seeds))
         found = list(zip(frame["id"], frame["seed"], strict=True))
         if len(found) != len(expected) or set(found) != expected:

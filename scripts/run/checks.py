@@ -52,6 +52,9 @@ def check_suites(config: "Config", source: str) -> None:
             where = f"{source}: suites.{name}.benchmarks"
             known(benchmark, files("questions"), where, "benchmark")
             code_files(f"scripts.questions.{benchmark}")
+        if isinstance(counts := suite.get("questions"), dict):
+            for benchmark in counts:
+                known(benchmark, suite["benchmarks"], f"{source}: suites.{name}.questions", "benchmark of the suite")
         if "think_again" in suite and (others := suite.keys() & {"thinking_tokens", "stop_loops"}):
             names = " and ".join(sorted(others))
             raise UserError(f"{source}: suites.{name}.think_again: not together with {names}; make a suite of each")

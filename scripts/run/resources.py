@@ -4,6 +4,7 @@ Sizes are in GB of 1e9 bytes. An estimate that is too small costs a retry, not w
 stored, and the retry asks for more (`attempt` in rules/common.smk).
 """
 
+from scripts.questions._chosen import count_of
 from scripts.run.errors import UserError
 
 GPU_SHARE = 0.9  # of its memory that vLLM takes (gpu_memory_utilization)
@@ -159,9 +160,9 @@ def disk_mb(model: dict, scheme: dict) -> int:
 def generate_gpu_minutes(model: dict, scheme: dict, suite: dict) -> float:
     """Of a suite; rounding activations and the cache while the model runs is taken to cost as much again."""
     rounds = 2 if scheme.keys() & {"activation_bits", "kv_bits"} else 1
-    share = min(1, suite.get("questions", QUESTIONS) / QUESTIONS)
+    shares = [min(1, (count_of(suite, benchmark) or QUESTIONS) / QUESTIONS) for benchmark in suite["benchmarks"]]
     length = suite.get("thinking_tokens", suite["max_model_len"])
-    runs = share * len(suite["benchmarks"]) * len(suite["seeds"]) * length / 32768
+    runs = sum(shares) * len(suite["seeds"]) * length / 32768
     return rounds * runs * MINUTES_PER_BILLION * model["parameters"] / 1e9
 
 
