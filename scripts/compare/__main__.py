@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts.compare.logs import KINDS, Log, read_log
+from scripts.compare.logs import KINDS, SAMPLE, Log, read_log
 from scripts.compare.page import write_page
 from scripts.report._html import visible
 from scripts.report._pairs import compare
@@ -27,7 +27,6 @@ from scripts.table import column, write_table
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 LETTERS = string.ascii_uppercase
-QUESTION = ["benchmark", "id", "seed"]
 SCHEMA = pa.schema(
     [
         column("log", pa.string(), "path of the log"),
@@ -62,7 +61,7 @@ def check_alike(first: Log, other: Log) -> None:
     Raises:
         UserError: they have not; says how many they share.
     """
-    keys = [set(log.rows[QUESTION].itertuples(index=False, name=None)) for log in (first, other)]
+    keys = [set(log.rows[SAMPLE].itertuples(index=False, name=None)) for log in (first, other)]
     if keys[0] != keys[1]:
         asked = [{key[:2] for key in part} for part in keys]
         what = "questions" if asked[0] != asked[1] else "samples (a question with a seed, or an epoch)"
@@ -71,7 +70,7 @@ def check_alike(first: Log, other: Log) -> None:
             f"{first.name} and {other.name} were not asked the same: of {len(counts[0]):,} and {len(counts[1]):,} "
             f"{what} they share {len(counts[0] & counts[1]):,}; only the same can be paired: evaluate both on the same"
         )
-    both = first.rows.merge(other.rows, on=QUESTION, validate="one_to_one")
+    both = first.rows.merge(other.rows, on=SAMPLE, validate="one_to_one")
     other_words = both[
         (both["question_x"] != both["question_y"]) & (both["question_x"] != "") & (both["question_y"] != "")
     ]

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from scripts.run.errors import UserError
 
-COLUMNS = ["benchmark", "id", "seed", "right", "question", "output"]
+SAMPLE = ["benchmark", "id", "seed"]
+COLUMNS = [*SAMPLE, "right", "question", "output"]
 LARGEST = 256_000_000  # bytes of one file in an .eval archive
 ZSTD = 93  # of the ZIP format (APPNOTE 6.3.8); Python's zipfile does not know it before 3.14
 KINDS = (
@@ -63,7 +64,7 @@ def read_log(path: Path, metric: str | None = None) -> Log:
         raise UserError(f"{path} has no samples: it must be {KINDS}")
     frame = pd.DataFrame(rows, columns=COLUMNS).fillna({"question": "", "output": ""})
     frame = frame.astype(dict.fromkeys(("benchmark", "id", "question", "output"), str))
-    if (twice := frame.duplicated(["benchmark", "id", "seed"])).any():
+    if (twice := frame.duplicated(SAMPLE)).any():
         row = frame[twice].iloc[0]
         raise UserError(
             f"{path}: {row['benchmark']}: question {row['id']} with seed {row['seed']} stands twice: keep one"

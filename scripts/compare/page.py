@@ -7,7 +7,7 @@ import pandas as pd
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from scripts.compare.logs import Log
+from scripts.compare.logs import SAMPLE, Log
 from scripts.report._html import shorten, to_html, visible
 from scripts.run.files import write_atomically
 
@@ -18,7 +18,7 @@ MOST = 500  # answers of a log that are shown
 
 def turned(first: Log, other: Log) -> tuple[list[dict], int]:
     """The answers that one got more right than the other, losses first, as the page shows them, and their number."""
-    both = first.rows.merge(other.rows, on=["benchmark", "id", "seed"], validate="one_to_one")
+    both = first.rows.merge(other.rows, on=SAMPLE, validate="one_to_one")
     both = both[both["right_x"] != both["right_y"]].sort_values("right_y", kind="stable")
     rows = [
         {

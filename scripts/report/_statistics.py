@@ -5,6 +5,7 @@ population; the seeds of a question hang together and stay together. Intervals c
 simulates studies and counts).
 """
 
+import functools
 import zlib
 from collections import Counter
 
@@ -32,6 +33,12 @@ def resamples(weights: np.ndarray, draws: int, name: str) -> np.ndarray:
     return generator.multinomial(draws, weights / weights.sum(), size=RESAMPLES)
 
 
+@functools.lru_cache(maxsize=1)  # drops and accuracies of the same cells are drawn one after the other
+def _with_one_more(questions: int, name: str) -> np.ndarray:
+    """`resamples` of a benchmark's questions and of the two halves that come to them (`drop_replicates`)."""
+    return resamples(np.append(np.ones(questions), [0.5, 0.5]), questions, name).astype(float)
+
+
 def drop_replicates(differences: np.ndarray, asked: np.ndarray, name: str) -> np.ndarray:
     """Paired bootstrap of drops, `(RESAMPLES, cells)` in points.
 
@@ -46,7 +53,7 @@ def drop_replicates(differences: np.ndarray, asked: np.ndarray, name: str) -> np
         name: as in `resamples`.
     """
     questions, cells = differences.shape
-    counts = resamples(np.append(np.ones(questions), [0.5, 0.5]), questions, name).astype(float)
+    counts = _with_one_more(questions, name)
     right = np.concatenate([differences, np.ones((1, cells)), -np.ones((1, cells))])
     samples = np.append(asked, [asked.mean()] * 2)
     return 100 * (counts @ right) / (counts @ samples)[:, None]
@@ -79,7 +86,7 @@ def accuracy_replicates(
         name: as in `resamples`.
     """
     questions, typical = len(first), first.sum(axis=0, keepdims=True) / asked.sum() * asked.mean()
-    counts = resamples(np.append(np.ones(questions), [0.5, 0.5]), questions, name).astype(float)
+    counts = _with_one_more(questions, name)
     samples = (counts @ np.append(asked, [asked.mean()] * 2))[:, None]
     sides = []
     for right, turned in ((first, 0), (second, 1)):
