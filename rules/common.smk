@@ -30,11 +30,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# After every job Snakemake would start a timer that from then on looks for jobs once a second, as long as their number in
-# a time is limited, as it is by default: after 250 jobs that takes half a core. `cores` and `jobs` limit them here.
-if workflow.scheduling_settings:
-    workflow.scheduling_settings.max_jobs_per_timespan = None
-
 SUITES_OF_CELLS = study_config.suites_of_cells()
 
 os.environ.setdefault(VARIABLE, packages_digest())  # inherited by every job, wherever it runs
@@ -54,6 +49,11 @@ onstart:
             for (model, scheme), suites in SUITES_OF_CELLS.items()
         }
     )
+    # After every job Snakemake starts a timer that from then on looks for jobs once a second, as long as their number in
+    # a time is limited, as it is by default (100 a second): after 250 jobs that takes half a core.
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
 
 
 def one_of(names):

@@ -15,14 +15,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scripts.places import COLUMNS, PLACES
-from scripts.quantize._layers import each_layer, inputs_of, linears, sequence
+from scripts.quantize._layers import each_layer, inputs_of
 from scripts.run.stage import Input, Output, Parameter, stage
 from scripts.table import column, read_rows, write_table
 
-INPUTS = {
-    "q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "qkv_proj": "attention", "o_proj": "o_proj",
-    "gate_proj": "mlp", "up_proj": "mlp", "gate_up_proj": "mlp", "down_proj": "down_proj",
-}  # fmt: skip
+INPUTS = {"q_proj": "attention", "qkv_proj": "attention", "o_proj": "o_proj", "mlp": "mlp", "down_proj": "down_proj"}
 SCHEMA = pa.schema(
     [*COLUMNS, column("magnitudes", pa.list_(pa.float32()), "largest magnitude of each channel over all tokens")]
 )
@@ -97,11 +94,10 @@ def magnitudes(
                 for keywords in run.named:
                     keywords["past_key_values"] = Looking(largest)
                 seen.enter_context(projected_keys(layer.self_attn, largest))
-            modules = linears(layer)
-            for first in [names[0] for names in sequence(layer) if names]:
-                seen.enter_context(inputs_of(modules[first], see(INPUTS[first])))
-            if "mlp" not in {INPUTS[name] for name in modules.keys() & INPUTS}:  # its experts lie in one tensor
-                seen.enter_context(inputs_of(layer.mlp, see("mlp")))
+            for name, module in layer.named_modules():
+                last = name.rpartition(".")[2]
+                if last in INPUTS and ".experts." not in name:
+                    seen.enter_context(inputs_of(module, see(INPUTS[last])))
             run()
         for place in PLACES:
             if place in largest.of:

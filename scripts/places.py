@@ -8,7 +8,7 @@ PLACES = {
     "attention": "input of the projections to queries, keys and values",
     "o_proj": "input of the projection that ends the attention",
     "mlp": "input of the projections that begin the MLP, of experts that of all",
-    "down_proj": "input of the projection that ends the MLP; not of experts that lie in one tensor",
+    "down_proj": "input of the projection that ends the MLP; not of experts among which a router chooses",
     "keys_before_bias": "keys as their projection would give them without its bias, if it has one",
     "keys_before_rope": "keys with the bias, behind a norm of them, if there is one",
     "keys": "keys as they are cached, behind RoPE",
