@@ -450,6 +450,15 @@ def study_schemes(study):
     return {scheme: study_config.schemes[scheme] for _, scheme in study_config.cells(study)}
 
 
+def table_options(wildcards):
+    """What a table rests on beside the samples: the margins of classes, and what baselines were published to score."""
+    margins = {"margins": study_config.studies[wildcards.study]["margins"]}
+    models = dict.fromkeys(model for model, _ in study_config.cells(wildcards.study))
+    expected = {"expected": {model: study_config.models[model]["expected"] for model in models}}
+    settings = {"drops": margins, "baselines": margins | expected}.get(wildcards.table)
+    return ["--settings", json.dumps(settings)] if settings else []
+
+
 def ablation_settings(wildcards):
     return json.dumps({"schemes": study_schemes(wildcards.study)})
 

@@ -45,8 +45,14 @@ rule tables:
         mem_mb=2000,
         runtime=30,
         tables=1,
+    params:
+        options=table_options,
     shell:
-        "python -m scripts.report.{wildcards.table}" " --samples {input.samples:q}" " --output {output:q}" " 2> {log:q}"
+        "python -m scripts.report.{wildcards.table}"
+        " --samples {input.samples:q}"
+        " --output {output:q}"
+        " {params.options:q}"
+        " 2> {log:q}"
 
 
 rule ablations:

@@ -1,10 +1,13 @@
 """Two logs of anybody's: read as their tools wrote them, paired, refused where they are not of the same questions.
 
 `tests/logs/` holds what lm-evaluation-harness 0.4.13 and inspect_ai 0.3.285 wrote of tiny-qwen-s, and of a
-copy of it rounded to three bits: 24 sums.
+copy of it rounded to three bits: 24 sums; and lighteval 0.13.0 of the same sums, the copy in two bits (gptq/w2g32).
+Lighteval's own tasks were taken out of its folder, for some fetch files as they are imported.
 """
 
 import json
+import random
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -24,6 +27,7 @@ LOGS = ROOT / "tests/logs"
 PAIRS = {
     "lm-evaluation-harness": ("harness/full", "harness/w3"),
     "inspect_ai": ("inspect/full.eval", "inspect/w3.eval"),
+    "lighteval": ("lighteval/full", "lighteval/w2"),
 }
 app = compare.typer.Typer()
 app.command()(compare.main)
@@ -90,9 +94,29 @@ def test_by_hand(tmp_path: Path):
     assert b.loc["x", "recovery"] == pytest.approx(80)
     assert b.loc["avg", "recovery"] == pytest.approx(100 * (80 + 50) / (100 + 50))
     assert c.loc["x", ["drop", "class"]].tolist() == [0, "lossless"]
+    assert (b.loc["x", "class"], b.loc["x", "seed_share"]) == ("risky", 0)  # no answer varies over seeds
+    wide = compare.tabulate([logs.read_log(path) for path in paths], {"lossless": 30, "risky": 40})
+    assert set(wide.set_index("log").loc[str(paths[1]), "class"]) == {"lossless"}
     assert c.loc["y", "recovery"] == 0
     assert (table["recovery_low"] <= table["recovery"]).all()
     assert (table["recovery"] <= table["recovery_high"]).all()
+
+
+def test_margins_and_what_would_settle_a_class(tmp_path: Path):
+    """With answers that vary over seeds alone; with one seed nothing is said of it."""
+    chance = random.Random(0)
+    paths = []
+    for name in "ab":
+        rows = [row for seed in (1, 2) for row in rows_of([chance.random() < 0.5 for _ in range(300)], seed=seed)]
+        paths.append(plain(tmp_path / f"{name}.jsonl", rows))
+    said = run(*paths)
+    assert re.search(r"undetermined +about [\d,]+ seeds *$", said, re.MULTILINE)
+    assert "lossless (from -1), fair (-3 to -1), risky (below -3)" in said
+    said = run(*paths, "--lossless", "20", "--risky", "30", "--page", page := tmp_path / "page.html")
+    assert re.search(r" lossless *$", said, re.MULTILINE)
+    for text in (said, page.read_text()):
+        assert "lossless (from -20), fair (-30 to -20), risky (below -30)" in text
+    assert "error: --lossless 4 --risky 3: margins are positive" in run(*paths, "--lossless", "4")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scripts.report import accuracy, summary
@@ -47,8 +49,14 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ]  # fmt: skip
             path = tmp_path / "score/m" / scheme / f"s/{benchmark}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).to_parquet(path)
+            write_scores(path, pd.DataFrame(rows))
     return tmp_path
+
+
+def write_scores(path: Path, rows: pd.DataFrame, code: str = "1") -> None:
+    """As a stage writes them, with the digest of its code."""
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({"made_by": json.dumps({"code": code})}), path)
 
 
 def samples(results: Path, verdict: str = "correct") -> pd.DataFrame:
@@ -116,8 +124,15 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_an_incomplete_or_mixed_cell_stops_the_report_by_name(results: Path, case: str):
     path = results / "score/m/rtn/w3/s/hard.parquet"
-    BROKEN[case](pd.read_parquet(path)).to_parquet(path)
+    write_scores(path, BROKEN[case](pd.read_parquet(path)))
     with pytest.raises(UserError, match=r"m/rtn/w3/s/hard\.parquet: .* 8 \(4 questions × 2 seeds\)"):
+        tables(results)
+
+
+def test_cells_that_were_judged_by_different_rules_are_not_compared(results: Path):
+    path = results / "score/m/rtn/w3/s/hard.parquet"
+    write_scores(path, pd.read_parquet(path), code="2")
+    with pytest.raises(UserError, match=r"w3/s/hard\.parquet: .* judged by other code than .*full/s/hard\.parquet"):
         tables(results)
 
 

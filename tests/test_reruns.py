@@ -16,7 +16,7 @@ S_CELLS = {f"tiny-qwen-s/{scheme}" for scheme in ("none/full", "rtn/w3", "rtn/w2
 M_CELLS = {f"tiny-qwen-m/{scheme}" for scheme in ("none/full", "gptq/w2g32-plain")}
 CELLS = S_CELLS | M_CELLS
 BENCHMARKS = ("addition", "multiplication")
-OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors", "budget")
+OF_SAMPLES = ("accuracy", "summary", "drops", "lengths", "difficulty", "errors", "budget", "baselines")
 OTHERS = ("ablations", "scaling", "loops", "efficiency", "findings", "paper", "headline", "explorer", "figures", "page")
 
 
@@ -142,6 +142,7 @@ CODE = {
     "scripts/report/accuracy.py": reports(
         "tables {}/accuracy", "tables {}/summary", "efficiency {}", "paper {}", "headline {}", "figures {}", "page {}"
     ),
+    "scripts/report/baselines.py": reports("tables {}/baselines", "page {}"),
     "scripts/report/drops.py": reports("tables {}/drops", "headline {}", "figures {}", "page {}"),
     "scripts/report/findings.py": reports("findings {}", "page {}"),
     "scripts/report/_charts.py": reports("figures {}", "page {}"),
@@ -245,6 +246,18 @@ def test_questions_raised(built: Copy):
 def test_verdict_of_a_study_changed(built: Copy):
     with reconfigured(built, lambda config: config["studies"]["tiny"].update(verdict="correct")):
         assert plan(built) == TABLES
+
+
+def test_margins_of_a_study_changed(built: Copy):
+    with reconfigured(built, lambda config: config["studies"]["tiny"].update(margins={"lossless": 2, "risky": 5})):
+        jobs = {f"tables tiny/{table}" for table in ("drops", "baselines")}
+        assert plan(built) == jobs | {"headline tiny", "figures tiny", "page tiny"}
+
+
+def test_a_published_score_stated(built: Copy):
+    stated = "expected:\n  addition: {accuracy: 99, source: a card}\nfacts:"
+    with edited(built, "config/models/tiny-qwen-s.yaml", "facts:", stated):
+        assert plan(built) == reports("tables {}/baselines", "page {}")
 
 
 def test_study_removed(built: Copy):

@@ -1,5 +1,6 @@
 """Speeds: what is timed and of what, what an answer takes and costs from them, and the engine's own by vLLM."""
 
+import json
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,6 +116,18 @@ def test_a_study_times_what_has_kernels_of_its_own(study: Path):
     assert full["mean_tokens"] == pytest.approx(statistics.mean(by_benchmark))
     page = (study / "results/report/timed/index.html").read_text()
     assert all(f'data-chart="{name}"' in page for name in ("pareto", "memory", "speed", "magnitudes"))
+    assert full["differs"].tolist() == dequantized["differs"].tolist() == []
+    assert full[[*efficiency.CONDITIONS]].tolist()[2:4] == ["float32", "1"]
+    assert "≠" not in page
+    record = study / "results/generate/tiny-qwen-s/rtn/w3/arithmetic.record.json"
+    told = json.loads(record.read_text())
+    assert told["facts"]["conditions"]["engine"].startswith("vllm")
+    told["facts"]["conditions"] |= {"engine": "vllm 0.1", "prompts": "others"}
+    record.unlink()  # a hard link
+    record.write_text(json.dumps(told))
+    copy.build("--cores", "2", "--forcerun", "efficiency", "--", table, "results/report/timed/index.html")
+    assert pd.read_parquet(study / table)["differs"].map(list).tolist() == [[], ["engine", "prompts"]]
+    assert "not drawn as the baseline: engine, prompts" in (study / "results/report/timed/index.html").read_text()
     looked = pd.read_parquet(study / "results/report/timed/magnitudes.parquet")
     assert set(looked["model"]) == {"tiny-qwen-s"}
     assert set(looked["corpus"]) == {"plain"}

@@ -8,9 +8,9 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from scripts.report import _statistics
+from scripts.report._classes import MARGINS, classify
 from scripts.report._statistics import (
     accuracy_replicates,
-    classify,
     detectable,
     drop_replicates,
     holm,
@@ -22,9 +22,12 @@ from scripts.report._statistics import (
     ratio_replicates,
     recovery,
     resamples,
+    seeds_needed,
     sign_test,
+    variances,
 )
 from scripts.report.difficulty import bins
+from scripts.run.foresight import ERRORS
 
 STUDIES = 1000
 
@@ -170,12 +173,12 @@ def test_joint_intervals_hold_the_truth_in_all_cells_at_once():
 
 
 def test_noninferior_at_the_margin_is_said_in_one_study_of_forty():
-    p = [p_noninferior(replicates - 1, -1)[0] for _, replicates in errors_of_studies(2 * STUDIES, 2, 500)]
+    p = [p_noninferior(replicates - 1, 1)[0] for _, replicates in errors_of_studies(2 * STUDIES, 2, 500)]
     assert 0.017 <= np.mean(np.array(p) <= 0.025) <= 0.035
     replicates = errors_of_studies(1, 40, 10_000)[0][1] + np.linspace(-9, 9, 40)
     cleared = interval(replicates)[0] >= -1
     assert 0 < cleared.sum() < 40
-    assert ((p_noninferior(replicates, -1) <= 0.025) == cleared).all()
+    assert ((p_noninferior(replicates, 1) <= 0.025) == cleared).all()
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (3, 3), (2, 9), (40, 21), (0, 30)])
@@ -200,7 +203,71 @@ def test_holm_multiplies_the_smallest_by_all():
     ],
 )  # fmt: skip
 def test_classes_need_the_whole_interval(low: float, high: float, expected: str):
-    assert classify(low, high) == expected
+    assert classify(low, high, MARGINS) == expected
+    assert classify(2 * low, 2 * high, {"lossless": 2, "risky": 6}) == expected
+
+
+def test_what_of_the_variance_seeds_make():
+    """Against the truth of questions whose chances are known, by the mean over studies."""
+    rng = np.random.default_rng(5)
+    questions, seeds = 300, 3
+    before, after = chances((0.6, 0.5), -0.3, (questions,), rng)
+    of_seeds = (before * (1 - before) + after * (1 - after)).mean() / seeds / questions
+    together = of_seeds + (after - before).var(ddof=1) / questions
+    shape = (questions, seeds, STUDIES)
+    right = [rng.random(shape) < chance[:, None, None] for chance in (before, after)]
+    found = variances(right[1].astype(int) - right[0])
+    assert found.shape == (2, STUDIES)
+    assert found.mean(axis=1) == pytest.approx([of_seeds, together], rel=0.02)
+    assert np.isnan(variances(right[0][:, :1].astype(int))[0]).all()
+    assert np.isnan(variances(right[0][:1].astype(int))).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "drop", "high", "share", "expected"),
+    [
+        (-1.0, 0.0, 1.0, 0.4, 3), (-4, -2, 0, 1, 12), (-4, -2, 0, 0.5, None), (-4, -2, 0, 0.8, 48),
+        (-3, -1, 1, 1, None), (-9, -6, -2.9, 1, 4), (-9, -6, -3.1, 0.1, 3), (-2, 0, 2, None, None),
+        (-9, -6, -4, None, 3), (0, 0, 0, 1, 3),
+    ],
+)  # fmt: skip
+def test_seeds_needed_by_hand(low: float, drop: float, high: float, share: float | None, expected: int | None):
+    """Of three seeds: sides of the interval shrink until none crosses a margin."""
+    given = (np.array([np.nan if value is None else float(value)]) for value in (drop, low, high, share, 3))
+    found = seeds_needed(*given, MARGINS)[0]
+    assert found == expected if expected is not None else np.isnan(found)
+
+
+def test_a_drop_is_foreseen_as_it_is_seen_afterwards():
+    """From the variance of accuracies over seeds: where quantization changes nothing, that is all there is."""
+    rng = np.random.default_rng(9)
+    questions, seeds = 300, 3
+    chance = rng.beta(0.6, 0.5, questions)
+    of_one_seed = 1e4 * (chance * (1 - chance)).mean() / questions
+    foreseen = ERRORS * np.sqrt(2 * of_one_seed / seeds)
+    before, after = (rng.binomial(seeds, chance[:, None], (questions, 100)) for _ in range(2))
+    found = detectable(drop_replicates(after - before, np.full(questions, seeds), "x"))
+    assert found.mean() == pytest.approx(foreseen, rel=0.05)
+
+
+def test_so_many_seeds_as_are_said_to_be_needed_give_so_long_an_interval():
+    rng = np.random.default_rng(6)
+    questions, seeds, many = 200, 2, 12
+    before, after = chances((0.6, 0.5), -0.2, (questions,), rng)
+
+    def asked(count: int) -> tuple[np.ndarray, np.ndarray]:
+        shape = (questions, count, 40)
+        right = [rng.random(shape) < chance[:, None, None] for chance in (before, after)]
+        differences = right[1].astype(int) - right[0]
+        replicates = drop_replicates(differences.sum(axis=1), np.full(questions, count), "x")
+        low, high = interval(replicates)
+        of_seeds, together = variances(differences)
+        return high - low, of_seeds / together
+
+    width, share = asked(seeds)
+    said = width * np.sqrt(1 - share + share * seeds / many)
+    # A little longer, for the question that comes to them (`drop_replicates`) shrinks faster.
+    assert 0.99 < said.mean() / asked(many)[0].mean() < 1.08
 
 
 def test_a_detectable_drop_is_found_in_four_of_five_studies():

@@ -16,6 +16,7 @@ import pytest
 from scripts.report import (
     ablations,
     accuracy,
+    baselines,
     budget,
     difficulty,
     drops,
@@ -28,6 +29,7 @@ from scripts.report import (
     scaling,
     summary,
 )
+from scripts.report._classes import MARGINS
 from scripts.report._tables import verdict_of, write_frame
 from scripts.run import record
 from scripts.run.describe import table_modules, tables
@@ -104,6 +106,11 @@ def test_drops_tell_lossless_from_risky():
     table = drops.tabulate(frame)
     assert (table["high_joint"] - table["low_joint"] > table["high"] - table["low"]).all()
     assert ((table["p_noninferior"] <= 0.025) == (table["class"] == "lossless")).all()
+    wide = drops.tabulate(frame, {"lossless": 100, "risky": 100})
+    assert set(wide["class"]) == {"lossless"}
+    assert (wide["p_noninferior"] <= 0.025).all()
+    assert set(wide["margin_risky"]) == {100}
+    assert (table["seeds_needed"] == 2).all()  # all are decided
     assert table["recovery"].to_numpy() == pytest.approx((100 * table["accuracy"] / table["baseline"]).to_numpy())
     assert ((table["recovery_low"] <= table["recovery"]) & (table["recovery"] <= table["recovery_high"])).all()
 
@@ -247,7 +254,7 @@ def test_a_suite_is_an_axis_of_every_table(samples: pd.DataFrame):
     both, keys = two_suites(samples), ["model", "quantizer", "scheme", "suite", "benchmark"]
     for tabulate in (
         drops.tabulate, lengths.measure, difficulty.compare, errors.count, summary.summarize, accuracy.tabulate,
-        budget.tabulate,
+        budget.tabulate, lambda rows: baselines.tabulate(rows, {}, MARGINS),
         lambda rows: ablations.tabulate(rows, schemes),
     ):  # fmt: skip
         table, alone = tabulate(both), tabulate(samples)
@@ -268,16 +275,73 @@ def test_a_suite_is_an_axis_of_every_table(samples: pd.DataFrame):
 
 def test_the_headline_has_a_table_for_each_suite_and_says_how_many_were_asked(samples: pd.DataFrame, tmp_path: Path):
     both = two_suites(samples)
-    path = tmp_path / "summary.parquet"
+    path, other = tmp_path / "summary.parquet", tmp_path / "drops.parquet"
     write_frame(path, summary.summarize(both), summary.SCHEMA, verdict="correct")
-    tables = headline.headlines(pd.read_parquet(path), drops.tabulate(both))
+    write_frame(other, drops.tabulate(both, {"lossless": 0.5, "risky": 2}), drops.SCHEMA)
+    tables = headline.headlines(pd.read_parquet(path), pd.read_parquet(other))
     assert {suite: list(table.columns[2:-2]) for suite, table in tables.items()} == {
         "t": ["easy", "hard", "avg"], "u": ["hard", "avg"],
     }  # fmt: skip
-    written = headline.markdown(tables, headline.note(path))
+    written = headline.markdown(tables, headline.note(path, other))
+    assert "lossless (from -0.5), fair (-2 to -0.5), risky (below -2)" in written
     assert written.index("**t**") < written.index("**u**")
     assert written.endswith("Questions asked: hard of u 2 of 4.\n")
     assert headline.latex(tables, "").count(r"\begin{tabular}") == 2
+
+
+def test_baselines_by_hand(samples: pd.DataFrame):
+    expected = {
+        "m": {"easy": {"accuracy": 99, "source": "a card"}, "hard": {"accuracy": 5, "samples": 9, "source": "x"}}
+    }
+    table = baselines.tabulate(samples, expected, MARGINS)
+    assert list(table.columns) == baselines.SCHEMA.names
+    easy, hard, average = table.to_dict("records")
+    assert [row["benchmark"] for row in (easy, hard, average)] == ["easy", "hard", "avg"]
+    assert (hard["accuracy"], hard["expected"], hard["difference"], hard["source"]) == (62.5, 5, 57.5, "x")
+    assert [row["status"] for row in (easy, hard, average)] == ["verified", "off", "off"]
+    # One answer of eight more has turned; of hard question c varies, of two samples here and of nine there.
+    width = 1.96 * np.sqrt(12.5**2 * (1 + 2))
+    assert (easy["low"], easy["high"]) == pytest.approx((1 - width, 1 + width))
+    width = 1.96 * np.sqrt((12.5**2 + 12.5**2) * (1 + 2 / 9))
+    assert (hard["low"], hard["high"]) == pytest.approx((57.5 - width, 57.5 + width))
+    assert (easy["noise"], hard["noise"], average["noise"]) == (0, 25, 12.5)
+    assert hard["noise_low"] < 25 < hard["noise_high"]
+    assert not table["false_alarm"].any()
+    limited = baselines.tabulate(samples.assign(thinking_tokens=9), expected, MARGINS)
+    assert set(limited["status"]) == set(baselines.tabulate(samples, {}, MARGINS)["status"]) == {"unverified"}
+    one = baselines.tabulate(samples[samples["seed"] == 1], expected, MARGINS)
+    assert one["noise"].isna().all()
+
+
+def test_a_baseline_as_published_is_verified_in_nineteen_of_twenty_studies():
+    """Asked all questions or some, with as many samples as the card's or fewer."""
+    rng = np.random.default_rng(7)
+    for asked, seeds, drawn in ((200, 3, 3), (200, 4, 64), (100, 3, 64)):
+        chance = rng.beta(0.6, 0.5, (200, 2000))
+        theirs = rng.binomial(drawn, chance) / drawn
+        verdicts = rng.random((asked, seeds, 2000)) < chance[:asked, None]
+        ours = verdicts.mean(axis=1)
+        within = [
+            abs(100 * (ours[:, i].mean() - theirs[:, i].mean()))
+            <= 1.96 * baselines.error_of(verdicts[:, :, i], drawn, 200)
+            for i in range(2000)
+        ]
+        assert 0.935 <= np.mean(within) <= 0.965, (asked, seeds, drawn)
+
+
+def test_a_baseline_seems_to_lose_against_itself_in_few_studies(samples: pd.DataFrame):
+    rng = np.random.default_rng(8)
+    ids, seeds, studies = 150, 4, 120
+    chance, frames = rng.beta(0.6, 0.5, ids), []
+    keys = pd.MultiIndex.from_product([range(ids), range(seeds)], names=["id", "seed"]).to_frame(index=False)
+    fixed = samples[samples["quantizer"] == "none"].iloc[0]
+    for study in range(studies):
+        right = rng.random(len(keys)) < np.repeat(chance, seeds)
+        frames.append(pd.DataFrame(dict(fixed), index=keys.index).assign(**keys, right=right, model=f"m{study:03}"))
+    table = baselines.tabulate(pd.concat(frames), {}, MARGINS).query("benchmark == 'avg'")
+    assert len(table) == studies
+    assert table["false_alarm"].mean() <= 0.05
+    assert (table["noise_low"] > 0).mean() + (table["noise_high"] < 0).mean() == pytest.approx(0.05, abs=0.05)
 
 
 # As files
@@ -290,7 +354,7 @@ def test_a_study_of_baselines_alone_has_all_tables(samples: pd.DataFrame, tmp_pa
         drops: drops.tabulate(rows), scaling: scaling.tabulate(rows, []),
         ablations: ablations.tabulate(rows, {"none/full": {}}),
         difficulty: difficulty.compare(rows), lengths: lengths.measure(rows), errors: errors.count(rows),
-        paper: paper.compare(rows, PUBLISHED),
+        paper: paper.compare(rows, PUBLISHED), baselines: baselines.tabulate(rows, {}, MARGINS),
         findings: pd.DataFrame(findings.findings("s", {"t": evidence}, evidence)),
     }  # fmt: skip
     for module, frame in made.items():
@@ -373,8 +437,9 @@ def test_the_readme_of_the_tables_follows_from_their_schemas(monkeypatch: pytest
 
 def test_the_headline_as_markdown_latex_and_in_colour(built: Copy):
     folder = built.root / "results/report/tiny"
-    tables = headline.headlines(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("summary", "drops")))
-    assert (folder / "summary.md").read_text() == headline.markdown(tables, headline.note(folder / "summary.parquet"))
+    paths = [folder / f"{name}.parquet" for name in ("summary", "drops")]
+    tables, note = headline.headlines(*map(pd.read_parquet, paths)), headline.note(*paths)
+    assert (folder / "summary.md").read_text() == headline.markdown(tables, note)
     table = tables["arithmetic"]
     assert "(correct_final)" in (folder / "summary.md").read_text()
     row = table.set_index(["model", "quantizer/scheme"]).loc[("tiny-qwen-s", "rtn/w2g32")]

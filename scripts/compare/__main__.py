@@ -18,9 +18,9 @@ from rich.table import Table
 
 from scripts.compare.logs import KINDS, SAMPLE, Log, read_log
 from scripts.compare.page import write_page
+from scripts.report._classes import MARGINS, outlook, words
 from scripts.report._html import visible
-from scripts.report._pairs import compare
-from scripts.report._statistics import classify
+from scripts.report._pairs import compare, judged
 from scripts.report._tables import AVERAGE, Cell, by_question
 from scripts.run.errors import UserError
 from scripts.table import column, write_table
@@ -41,16 +41,28 @@ SCHEMA = pa.schema(
         column("drop", pa.float64(), "accuracy minus the baseline's, in points: a loss is negative"),
         column("low", pa.float64(), "lower end of the drop's 95 % interval (paired bootstrap), in points"),
         column("high", pa.float64(), "upper end of the drop's 95 % interval, in points"),
-        column("class", pa.string(), "lossless (from -1), fair (-3 to -1), risky (below -3), or undetermined"),
+        column(
+            "class",
+            pa.string(),
+            "where the whole interval is: lossless, fair (between the margins) or risky; else undetermined",
+        ),
+        column("margin_lossless", pa.float64(), "points that a lossless log may lose"),
+        column("margin_risky", pa.float64(), "points that a risky log loses more than"),
         column("recovery", pa.float64(), "accuracy in percent of the baseline's; null where that may be 0"),
         column("recovery_low", pa.float64(), "lower end of its 95 % interval (paired bootstrap)"),
         column("recovery_high", pa.float64(), "upper end of its 95 % interval"),
         column("wins", pa.int64(), "questions of which more samples are right than of the baseline's"),
         column("losses", pa.int64(), "questions of which fewer samples are right than of the baseline's"),
         column(
-            "p_noninferior", pa.float64(), "one-sided p that the log loses more than 1 point (non-inferiority test)"
+            "p_noninferior", pa.float64(), "one-sided p that it loses more than margin_lossless (non-inferiority test)"
         ),
         column("p", pa.float64(), "exact two-sided sign test of wins against losses (one seed: McNemar's test)"),
+        column("seed_share", pa.float64(), "share of the drop's variance that is seeds; null: one seed"),
+        column(
+            "seeds_needed",
+            pa.int64(),
+            "seeds with which an interval around this drop would lie in one class; null: no number, or unknown",
+        ),
     ]
 )
 
@@ -87,19 +99,22 @@ def cell_of(number: int) -> Cell:
     return (str(number), "", "", "")
 
 
-def tabulate(logs: list[Log]) -> pd.DataFrame:
+def tabulate(logs: list[Log], margins: dict[str, float] = MARGINS) -> pd.DataFrame:
     """A row for each log but the first and each benchmark, the average last where there are several."""
     keys = ("model", "quantizer", "scheme", "suite")
     rows = [log.rows.assign(**dict(zip(keys, cell_of(i), strict=True))) for i, log in enumerate(logs)]
     right = by_question(pd.concat(rows), "right")
-    table = compare(right, [(cell_of(0), cell_of(i)) for i in range(1, len(logs))])
+    table = compare(right, [(cell_of(0), cell_of(i)) for i in range(1, len(logs))], margins["lossless"])
     asked = logs[0].rows.drop_duplicates(["benchmark", "id"]).groupby("benchmark").size()
     names = {"first": "accuracy_baseline", "second": "accuracy", "difference": "drop"}
-    table = table.rename(columns=names).assign(
-        log=[logs[1 + pair].name for pair in table["pair"]],
-        baseline=logs[0].name,
-        questions=[int(asked.get(name, asked.sum())) for name in table["benchmark"]],
-        **{"class": [classify(*ends) for ends in zip(table["low"], table["high"], strict=True)]},
+    table = (
+        judged(table, margins)
+        .rename(columns=names)
+        .assign(
+            log=[logs[1 + pair].name for pair in table["pair"]],
+            baseline=logs[0].name,
+            questions=[int(asked.get(name, asked.sum())) for name in table["benchmark"]],
+        )
     )
     return (table if len(asked) > 1 else table[table["benchmark"] != AVERAGE])[SCHEMA.names]
 
@@ -108,7 +123,8 @@ def printed(table: pd.DataFrame, letters: dict[str, str]) -> Table:
     shown = Table("log", "benchmark", box=None)
     for name in ("questions × seeds", "baseline", "accuracy", "drop", "recovery, %", "won", "lost", "p"):
         shown.add_column(name, justify="right")
-    shown.add_column("class")
+    for name in ("class", "would settle it"):
+        shown.add_column(name)
     for row in table.to_dict("records"):
         recovery = "–"
         if pd.notna(row["recovery"]):
@@ -118,7 +134,7 @@ def printed(table: pd.DataFrame, letters: dict[str, str]) -> Table:
             f"{row['questions']:,} × {row['seeds']}",
             f"{row['accuracy_baseline']:.1f}", f"{row['accuracy']:.1f}",
             escape(f"{row['drop']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"), escape(recovery),
-            str(row["wins"]), str(row["losses"]), f"{row['p']:.2g}", row["class"],
+            str(row["wins"]), str(row["losses"]), f"{row['p']:.2g}", row["class"], outlook(row),
         )  # fmt: skip
     return shown
 
@@ -128,17 +144,24 @@ def main(
     metric: Annotated[str | None, typer.Option(help="Of a log that has several.")] = None,
     table: Annotated[Path | None, typer.Option(help="Also write the table there, as Parquet.")] = None,
     page: Annotated[Path | None, typer.Option(help="Also write a page with the outputs side by side.")] = None,
+    lossless: Annotated[float, typer.Option(help="Points that a lossless log may lose.")] = MARGINS["lossless"],
+    risky: Annotated[float, typer.Option(help="Points that a risky log loses more than.")] = MARGINS["risky"],
 ) -> None:
     try:
         if not 2 <= len(set(logs)) == len(logs) <= len(LETTERS):
             raise UserError(f"name 2 to {len(LETTERS)} logs, each once: the baseline, and what is compared with it")
+        if not 0 < lossless <= risky:
+            raise UserError(
+                f"--lossless {lossless:g} --risky {risky:g}: margins are positive, the first not the larger"
+            )
         found = [read_log(path, metric) for path in logs]
         for other in found[1:]:
             check_alike(found[0], other)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    compared = tabulate(found)
+    margins = {"lossless": lossless, "risky": risky}
+    compared = tabulate(found, margins)
     console = Console(width=max(160, Console().width), highlight=False)
     letters = {log.name: letter for log, letter in zip(found, LETTERS, strict=False)}
     for name, letter in letters.items():
@@ -146,12 +169,12 @@ def main(
     console.print(printed(compared, letters))
     console.print(
         "Drop: accuracy minus the baseline's in points, paired by question and seed, with its 95 % interval.\n"
-        "Class: where the whole interval is, lossless (from -1), fair (-3 to -1), risky (below -3); else undetermined."
+        f"{words(margins)}"
     )
     if table is not None:
         write_table(table, pa.Table.from_pandas(compared, preserve_index=False), SCHEMA)
     if page is not None:
-        write_page(page, found, compared)
+        write_page(page, found, compared, margins)
         console.print(f"Page: {escape(str(page))}")
 
 

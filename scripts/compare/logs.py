@@ -21,12 +21,14 @@ from scripts.run.errors import UserError
 
 SAMPLE = ["benchmark", "id", "seed"]
 COLUMNS = [*SAMPLE, "right", "question", "output"]
+DETAILS = "details_*.parquet"  # lighteval's
 LARGEST = 256_000_000  # bytes of one file in an .eval archive
 ZSTD = 93  # of the ZIP format (APPNOTE 6.3.8); Python's zipfile does not know it before 3.14
 KINDS = (
     "our scores (a file in results/score/, or a suite's folder), samples of lm-evaluation-harness (samples_*.jsonl, or "
-    "the folder with them), an inspect_ai log (.eval or .json), or a .csv, .jsonl or .parquet with `id` and `correct`, "
-    "and if you like `benchmark`, `seed`, `question` and `output`"
+    "the folder with them), an inspect_ai log (.eval or .json), details of lighteval (details_*.parquet, or their "
+    "folder), or a .csv, .jsonl or .parquet with `id` and `correct`, and if you like `benchmark`, `seed`, `question` "
+    "and `output`"
 )
 # inspect_ai's words for verdicts (`inspect_ai.scorer.CORRECT` and others).
 VERDICTS: dict[Any, float] = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -75,9 +77,13 @@ def read_log(path: Path, metric: str | None = None) -> Log:
 
 def _reader(path: Path) -> Callable[[Path, str | None], Iterator[tuple]]:
     if path.is_dir():
+        if any(path.rglob(DETAILS)):
+            return _lighteval
         return _scores if any(path.glob("*.parquet")) else _harness
     if path.suffix == ".parquet":
         names = set(pq.read_schema(path).names)
+        if names >= {"doc", "metric", "model_response"}:
+            return _lighteval
         return _scores if "correct_final" in names else _plain
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as stream:
@@ -148,6 +154,25 @@ def _harness(path: Path, metric: str | None) -> Iterator[tuple]:
             said = row["resps"][0]
             output = said[0] if isinstance(said, list) and said and isinstance(said[0], str) else json.dumps(said)
             yield task, f"{row['doc_id']}-{row['doc_hash'][:8]}", 0, row[name], str(first), output
+
+
+def _lighteval(path: Path, metric: str | None) -> Iterator[tuple]:
+    """Details as lighteval writes them with `--save-details`, a file for each task.
+
+    Where several samples of a question were asked for, its metrics are of them together.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(path.rglob(DETAILS)) if path.is_dir() else [path]:
+        rows = pq.read_table(file, columns=["doc", "metric", "model_response"]).to_pylist()
+        names = {name for row in rows for name, value in row["metric"].items() if value is not None}
+        chosen = _chosen(sorted(names), metric, file)
+        for row in rows:
+            doc, said = row["doc"], row["model_response"]["text"]
+            if found.setdefault(doc["task_name"], file) != file:
+                other = found[doc["task_name"]].name
+                raise UserError(f"{path} has {doc['task_name']} twice, {other} and {file.name}: name one of the files")
+            output = "\n\n".join(map(str, said)) if said else ""
+            yield doc["task_name"], doc["id"], 0, row["metric"][chosen], str(doc["query"]), output
 
 
 def _inspect(path: Path, metric: str | None) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from scripts.compare.logs import SAMPLE, Log
+from scripts.report._classes import words
 from scripts.report._html import shorten, to_html, visible
 from scripts.run.files import write_atomically
 
@@ -35,7 +36,7 @@ def _html(text: str | None) -> Markup:
     return Markup(to_html(shorten(text or "")))  # noqa: S704 - escaped there
 
 
-def write_page(path: Path, logs: list[Log], table: pd.DataFrame) -> None:
+def write_page(path: Path, logs: list[Log], table: pd.DataFrame, margins: dict[str, float]) -> None:
     """Write the page of `logs`, the baseline first, and the `table` of what they say."""
     environment = ImmutableSandboxedEnvironment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["visible"] = visible
@@ -44,7 +45,7 @@ def write_page(path: Path, logs: list[Log], table: pd.DataFrame) -> None:
         rows, count = turned(logs[0], log)
         compared.append({"name": log.name, "rows": rows, "count": count})
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        baseline=logs[0].name, rows=table.to_dict("records"), compared=compared
+        baseline=logs[0].name, rows=table.to_dict("records"), compared=compared, words=words(margins)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))

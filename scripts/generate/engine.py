@@ -21,7 +21,7 @@ from scripts.generate.packed import check_packed
 from scripts.generate.prompts import Request, build_requests
 from scripts.generate.siblings import Sibling, siblings
 from scripts.generate.start import engine_identity, start_engine, tensor_parallel_size
-from scripts.generate.store import Store, checkpoint_digest
+from scripts.generate.store import Store, checkpoint_digest, digest_of
 from scripts.questions._chosen import chosen, count_of
 from scripts.run import record
 from scripts.run.errors import UserError
@@ -196,6 +196,19 @@ def asked_of(
     return build_requests(rows, tokenizer, settings, identity, known)
 
 
+def conditions(identity: dict, requests: list[Request], store: Store) -> dict[str, str]:
+    """What the samples were drawn by, in words: cells are comparable where it is the same."""
+    versions = (f"{name} {version}" for name, version in sorted(identity["engine"].items()))
+    invariant = ", batch-invariant" if identity["batch_invariant"] == "1" else ""
+    return {
+        "engine": f"{', '.join(versions)}{invariant}",
+        "device": identity["device"],
+        "dtype": identity["dtype"],
+        "tensor_parallel_size": " and ".join(map(str, sorted(store.ranks))),
+        "prompts": digest_of([request.prompt for request in requests])[:12],
+    }
+
+
 def addresses(requests: list[Request]) -> set[str]:
     """Where their samples may lie."""
     return {address for request in requests for address in (request.sample, request.plain)}
@@ -233,6 +246,7 @@ def main(
             draw(checkpoint, most, [*requests, *more], store, label)
         else:
             print(f"{label}: all {count} were in the store", flush=True)
+    record.add_facts(conditions=conditions(identity, requests, store))
     keys = {"model": model, "quantizer": quantizer, "scheme": scheme, "suite": suite}
     rows = []
     for request in requests:

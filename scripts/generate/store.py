@@ -86,6 +86,7 @@ class Store:
         self._pending: list[dict] = []
         self._oldest = 0.0
         self._tokens, self._seconds = 0, 0.0
+        self.ranks = set[int]()  # how many GPUs shared the model where the samples that are here were drawn
         self.start_clock()
         for segment in segments(self.folder):
             if (table := read_segment(segment)) is None:
@@ -95,7 +96,10 @@ class Store:
             if twin := differing(self.samples, rows):
                 raise UserError(f"{segment}: {twin}: delete the wrong one and run again")
             rows = [row for row in rows if row["sample"] not in self.samples]
-            if speed := json.loads(table.schema.metadata[b"run"]).get("tokens_per_second"):
+            drawn = json.loads(table.schema.metadata[b"run"])
+            if rows:
+                self.ranks.add(drawn.get("tensor_parallel_size", 1))
+            if speed := drawn.get("tokens_per_second"):
                 tokens = sum(row["output_tokens"] for row in rows)
                 self._tokens += tokens
                 self._seconds += tokens / speed
@@ -130,6 +134,7 @@ class Store:
             write_segment(self.folder, self._pending, self.run | {"tokens_per_second": tokens / max(seconds, 1e-9)})
             self._tokens += tokens
             self._seconds += seconds
+            self.ranks.add(self.run.get("tensor_parallel_size", 1))
             self._pending, self._flushed = [], now
 
 

@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from scripts.report._classes import margins_of
 from scripts.report._tables import AVERAGE, CELL
 
 CLASSES = {  # class → colour, shape
@@ -113,8 +114,7 @@ def drops(frame: pd.DataFrame) -> alt.LayerChart:
     shapes = alt.Scale(domain=classes, range=[shape for _, shape in CLASSES.values()])
     layers = [
         rule(0),
-        rule(-1),
-        rule(-3),
+        *(rule(-margin) for margin in margins_of(frame).values()),
         base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q"),
         base.mark_point(filled=True, size=75, opacity=1).encode(
             x="drop:Q", shape=alt.Shape("class:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scripts.report._statistics import FAIR, LOSSLESS, RESAMPLES
+from scripts.report._classes import MARGINS
+from scripts.report._statistics import RESAMPLES
 
+LOSSLESS, FAIR = -MARGINS["lossless"], -MARGINS["risky"]  # whatever margins a study has
 LARGER = 1.5  # times as many parameters, from which on a model counts as larger
 EQUAL = 1.1  # times as much memory, up to which it counts as the same
 LONGER = 5  # percent, up to which an output counts as not longer

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from scripts.report._classes import MARGINS, classify
 from scripts.report._statistics import (
-    LOSSLESS,
     accuracy_replicates,
     detectable,
     drop_replicates,
@@ -12,7 +12,9 @@ from scripts.report._statistics import (
     joint_interval,
     p_noninferior,
     recovery,
+    seeds_needed,
     sign_test,
+    variances,
 )
 from scripts.report._tables import AVERAGE, Cell
 
@@ -31,10 +33,14 @@ COLUMNS = [
     "low_joint",
     "high_joint",
 ]
-COLUMNS += ["p", "p_noninferior", *RECOVERY, "detectable"]
+COLUMNS += ["p", "p_noninferior", *RECOVERY, "detectable", "seed_share"]
 
 
-def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]]) -> pd.DataFrame:
+def compare(
+    right: dict[tuple[str, str, str, str, str], np.ndarray],
+    pairs: list[tuple[Cell, Cell]],
+    margin: float = MARGINS["lossless"],
+) -> pd.DataFrame:
     """A row per pair and benchmark, `avg` last in each pair; `pair` is the position in `pairs`.
 
     Both cells of a pair have answered one suite, over whose benchmarks the average is.
@@ -44,6 +50,7 @@ def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list
 
     Args:
         right: verdicts, `(questions, seeds)` of each cell and benchmark.
+        margin: of `p_noninferior`, in points.
     """
     suites: dict[str, list[int]] = {}
     for position, (_, cell) in enumerate(pairs):
@@ -56,11 +63,25 @@ def compare(right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list
         families.setdefault((table["benchmark"] == AVERAGE).all(), []).append((table, replicates))
     tables = []
     for family in families.values():
-        low, high = joint_interval(np.hstack([replicates for _, replicates in family]))
-        tables.append(pd.concat([table for table, _ in family]).assign(low_joint=low, high_joint=high))
+        drawn = np.hstack([replicates for _, replicates in family])
+        low, high = joint_interval(drawn)
+        p = p_noninferior(drawn, margin)
+        tables.append(pd.concat([table for table, _ in family]).assign(low_joint=low, high_joint=high, p_noninferior=p))
     table = pd.concat(tables)
     last = table["benchmark"] == AVERAGE
     return table.assign(last=last).sort_values(["pair", "last"], kind="stable", ignore_index=True)[COLUMNS]
+
+
+def judged(table: pd.DataFrame, margins: dict[str, float]) -> pd.DataFrame:
+    """Rows of `compare` with their classes, single and joint, the margins of these, and the seeds that would decide."""
+    found = {
+        name: [classify(*pair, margins) for pair in table[ends].itertuples(index=False)]
+        for name, ends in {"class": ["low", "high"], "class_joint": ["low_joint", "high_joint"]}.items()
+    }
+    spread = (table[name].to_numpy(float) for name in ("difference", "low", "high", "seed_share", "seeds"))
+    needed = pd.array(seeds_needed(*spread, margins), "Int64")
+    stated = {f"margin_{name}": float(margin) for name, margin in margins.items()}
+    return table.assign(**found, **stated, seeds_needed=needed)
 
 
 def paired(
@@ -80,11 +101,13 @@ def _of_suite(
 ) -> list[tuple[pd.DataFrame, np.ndarray]]:
     """The rows of the pairs at these positions, all of one suite, benchmark by benchmark, with their replicates."""
     pairs = [pairs[position] for position in positions]
-    parts, accuracies = [], []
+    parts, accuracies, spread = [], [], []
     for benchmark in dict.fromkeys(key[4] for key in right if key[3] == suite):
         first, second, seeds, replicates = paired(right, pairs, benchmark)
         asked = np.full(len(first), seeds)
         accuracies.append(accuracy_replicates(first, second, asked, benchmark))
+        verdicts = [np.stack([right[*pair[side], benchmark] for pair in pairs], axis=2).astype(int) for side in (0, 1)]
+        spread.append(variances(verdicts[1] - verdicts[0]))
         table = pd.DataFrame(
             {
                 "pair": positions,
@@ -96,23 +119,26 @@ def _of_suite(
                 "losses": (second < first).sum(axis=0),
             }
         )
-        parts.append((_judged(table, replicates, *accuracies[-1]), replicates))
+        parts.append((_judged(table, replicates, *accuracies[-1], spread[-1]), replicates))
     groups = pd.concat([table for table, _ in parts]).groupby("pair", as_index=False)
     means = groups[["seeds", "first", "second"]].mean().astype({"seeds": int})
     average = means.merge(groups[SUMMED].sum(), on="pair").assign(benchmark=AVERAGE)
     replicates = np.mean([drawn for _, drawn in parts], axis=0)
-    return [*parts, (_judged(average, replicates, *np.mean(accuracies, axis=0)), replicates)]
+    return [*parts, (_judged(average, replicates, *np.mean(accuracies, axis=0), np.sum(spread, axis=0)), replicates)]
 
 
-def _judged(table: pd.DataFrame, replicates: np.ndarray, first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
-    """With what follows from replicates of the drops, and of the accuracies of both sides."""
+def _judged(
+    table: pd.DataFrame, replicates: np.ndarray, first: np.ndarray, second: np.ndarray, spread: np.ndarray
+) -> pd.DataFrame:
+    """With what follows from replicates of the drops, and of the accuracies of both sides, and from `variances`."""
+    of_seeds, together = spread
     low, high = interval(replicates)
     return table.assign(
         difference=(table["second"] - table["first"]).round(9),
         low=low,
         high=high,
         p=sign_test(table["wins"].to_numpy(), table["losses"].to_numpy()),
-        p_noninferior=p_noninferior(replicates, LOSSLESS),
         detectable=detectable(replicates),
+        seed_share=np.divide(of_seeds, together, out=np.full(len(table), np.nan), where=together > 0).clip(max=1),
         **dict(zip(RECOVERY, recovery(second, first), strict=True)),
     )

@@ -17,7 +17,6 @@ from scripts.score._canonical import canonical
 RESAMPLES = 10_000
 LEVEL = 0.95
 POWER = 0.8
-LOSSLESS, FAIR = -1, -3  # lower boundaries of the classes, in points
 
 
 def resamples(weights: np.ndarray, draws: int, name: str) -> np.ndarray:
@@ -128,9 +127,9 @@ def p_noninferior(replicates: np.ndarray, margin: float) -> np.ndarray:
 
     Args:
         replicates: `(RESAMPLES, cells)`.
-        margin: the loss that would still be tolerated, negative.
+        margin: the loss that would still be tolerated, in points.
     """
-    return (1 + (replicates < margin).sum(axis=0)) / (1 + len(replicates))
+    return (1 + (replicates < -margin).sum(axis=0)) / (1 + len(replicates))
 
 
 def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,13 +156,42 @@ def holm(p: np.ndarray) -> np.ndarray:
     return multipletests(p, method="holm")[1] if len(p) else p
 
 
-def classify(low: float, high: float) -> str:
-    """lossless, fair or risky where the whole interval is; undetermined where it crosses a boundary."""
-    if low >= LOSSLESS:
-        return "lossless"
-    if high < FAIR:
-        return "risky"
-    return "fair" if low >= FAIR and high < LOSSLESS else "undetermined"
+def variances(differences: np.ndarray) -> np.ndarray:
+    """Squared standard errors of mean differences, `(2, cells)`: what of it the seeds make, and all of it.
+
+    The rest are the questions: more seeds take away the one, more questions both. One seed cannot tell (NaN).
+
+    Args:
+        differences: `(questions, seeds, cells)`.
+    """
+    questions, seeds, cells = differences.shape
+    if questions == 1:
+        return np.full((2, cells), np.nan)
+    of_seeds = differences.var(axis=1, ddof=1).mean(axis=0) / seeds if seeds > 1 else np.full(cells, np.nan)
+    return np.stack([of_seeds, differences.mean(axis=1).var(axis=0, ddof=1)]) / questions
+
+
+def seeds_needed(
+    drop: np.ndarray, low: np.ndarray, high: np.ndarray, share: np.ndarray, seeds: np.ndarray, margins: dict[str, float]
+) -> np.ndarray:
+    """Seeds with which an interval around the drop lies in one class, `(cells,)`; NaN where no number of them would do.
+
+    Those there are where it does already. With n in place of `seeds` each side of the interval is taken to be
+    sqrt(1 - share + share * seeds / n) times as long. NaN also where the share is unknown and the class is open.
+
+    Args:
+        share: of the variance that the seeds make.
+        margins: `lossless` and `risky`, in points.
+    """
+    ratios = []
+    for boundary in (-margins["lossless"], -margins["risky"]):
+        above = drop >= boundary
+        side = np.where(above, drop - low, high - drop)
+        ratios.append(np.divide(np.abs(drop - boundary), side, out=np.full(len(drop), np.inf), where=side > 0))
+    longest = np.min(ratios, axis=0)  # times as long as it is, the interval touches a boundary
+    room = longest**2 - (1 - share)
+    needed = np.ceil(np.divide(share * seeds, room, out=np.full(len(drop), np.nan), where=room > 0))
+    return np.where(longest >= 1, seeds, np.maximum(needed, seeds))
 
 
 def detectable(replicates: np.ndarray) -> np.ndarray:

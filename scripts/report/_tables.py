@@ -14,6 +14,7 @@ CELL = [*CHECKPOINT, "suite"]
 Cell = tuple[str, str, str, str]
 BASELINE = ("none", "full")
 AVERAGE = "avg"
+LIMITS = ["thinking_tokens", "think_again", "discourage", "stop_loops"]  # columns of samples: how a suite cures or cuts
 # What a study's tables may rest on, in words for readers; its key `verdict` in the config says which.
 VERDICTS = {
     "correct": "An answer is right by the study's rule, which searches the whole output (correct).",

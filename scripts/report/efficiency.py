@@ -6,6 +6,9 @@ others published sizes are those of their files, and what vLLM rounds itself (qu
 those that the records of `generate` told when this table was made; samples that came from the store are timed as they
 were when they were generated. What an answer takes and costs is worked out from the stage `speed`, for what the engine
 serves with kernels of its own. Times differ from run to run; beside `results/speed` only this table holds any.
+
+Cells are comparable where the records say that their samples were drawn alike: `differs` says where not. What was timed
+on another device than the baseline has no times here.
 """
 
 import json
@@ -14,7 +17,16 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from scripts.report._tables import AVERAGE, CELL, STUDY_COLUMNS, verdict_of, write_frame
+from scripts.report._tables import (
+    AVERAGE,
+    BASELINE,
+    CELL,
+    STUDY_COLUMNS,
+    Cell,
+    baseline_of,
+    verdict_of,
+    write_frame,
+)
 from scripts.run import machine
 from scripts.run.errors import UserError
 from scripts.run.record import record_path, told
@@ -55,6 +67,16 @@ SCHEMA = pa.schema(
         column("seconds", pa.float64(), "time of generating all samples, in seconds; null: unknown"),
         column("wall_seconds", pa.float64(), "time of the whole job, start of the engine included, in seconds"),
         column("device", pa.string(), "what it ran on: GPUs, or else the CPU"),
+        column("engine", pa.string(), "package and version that drew the samples, whenever they were drawn"),
+        column("dtype", pa.string(), "type that it computed in"),
+        column("tensor_parallel_size", pa.string(), "GPUs that shared the model, as samples were drawn"),
+        column("prompts", pa.string(), "digest of all prompts, as tokens"),
+        column(
+            "differs",
+            pa.list_(pa.string()),
+            "of engine, kind of device, dtype, tensor_parallel_size and prompts those that are not as the baseline's: "
+            "what a drop may come from but the checkpoint",
+        ),
         column("first_token", pa.float64(), "time to the first token of a request alone, in seconds; null: not timed"),
         column("per_token", pa.float64(), "time per token after it, in seconds; null: not timed"),
         column("answer_seconds", pa.float64(), "time of an output of mean length, alone, in seconds; null: not timed"),
@@ -65,6 +87,7 @@ SCHEMA = pa.schema(
         ),
     ]
 )
+CONDITIONS = ("engine", "device", "dtype", "tensor_parallel_size", "prompts")
 SCALE_BITS = 16
 KV_GROUP = 128  # channels of a head that share a scale, at most
 MX_BITS, MX_BLOCK = 8, 32  # of MXFP4's shared exponents
@@ -132,6 +155,11 @@ def timed(record: dict) -> dict:
     }
 
 
+def differing(conditions: dict[Cell, dict[str, str]], cell: Cell) -> list[str]:
+    """In which of them a cell is not as its baseline."""
+    return [name for name in CONDITIONS if conditions[cell][name] != conditions[baseline_of(cell)][name]]
+
+
 def memory(row: dict) -> int:
     """Bytes of all weights, and of the keys and values of an answer of mean length."""
     return round(row["weight_bytes"] + row["kv_bytes"] * row["mean_tokens"])
@@ -175,13 +203,15 @@ def main(summary: Input, lengths: Input, output: Output, made: Inputs, settings:
     held = {path.parts[-4:-1]: json.loads(path.read_text(encoding="utf-8")) for path in manifests}
     speeds = {path.with_suffix("").parts[-3:]: pd.read_parquet(path) for path in made if path.suffix == ".parquet"}
     real = {(model, *scheme.split("/")) for model, scheme in settings["served"]}
-    rows = []
+    rows, conditions = [], {}
     for cell in averages.itertuples(index=False):
         facts, scheme = settings["models"][cell.model], settings["schemes"][f"{cell.quantizer}/{cell.scheme}"]
         path = Path("results/generate", cell.model, cell.quantizer, cell.scheme, f"{cell.suite}.parquet")
-        if (drawn := told(path, "facts", "wall_seconds", "gpus", "cpu")) is None:
+        drawn = told(path, "facts", "wall_seconds", "gpus", "cpu")
+        if drawn is None or "conditions" not in drawn["facts"]:
             raise UserError(
-                f"{record_path(path)} is missing: delete {path} and run again; finished samples are in the store"
+                f"{record_path(path)} is missing, or of an earlier version: delete {path} and run again; finished "
+                "samples are in the store"
             )
         checkpoint = (cell.model, cell.quantizer, cell.scheme)
         manifest, mean_tokens = held[checkpoint], tokens[*checkpoint, cell.suite]
@@ -190,7 +220,14 @@ def main(summary: Input, lengths: Input, output: Output, made: Inputs, settings:
         row |= sizes(facts, scheme, cell.quantizer, manifest.get("sizes", {}))
         row |= {"disk_bytes": sum(file["bytes"] for file in manifest["files"].values()), "memory_bytes": memory(row)}
         row |= {"kernels": "real" if checkpoint in real else "dequantized"} | timed(drawn)
-        rows.append(row | served(speeds.get(checkpoint), mean_tokens, cell.mean, settings["price_per_gpu_hour"]))
+        conditions[*checkpoint, cell.suite] = found = drawn["facts"]["conditions"]
+        row |= {name: found[name] for name in CONDITIONS if name != "device"}
+        speed, alike = speeds.get(checkpoint), speeds.get((cell.model, *BASELINE))
+        if speed is not None and alike is not None and set(speed["device"]) != set(alike["device"]):
+            speed = None
+        rows.append(row | served(speed, mean_tokens, cell.mean, settings["price_per_gpu_hour"]))
+    for row in rows:
+        row["differs"] = differing(conditions, tuple(row[name] for name in CELL))
     write_frame(output, pd.DataFrame(rows), SCHEMA, verdict=verdict_of(summary))
 
 

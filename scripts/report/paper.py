@@ -17,6 +17,7 @@ from scripts.report._tables import (
     CELL,
     CHECKPOINT,
     COUNT_COLUMNS,
+    LIMITS,
     STUDY_COLUMNS,
     by_question,
     write_frame,
@@ -55,7 +56,7 @@ def compare(samples: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     The paper's tables have no budgets of thinking and no cures: suites that have some are left out.
     """
-    samples = samples[samples[["thinking_tokens", "think_again", "discourage", "stop_loops"]].isna().all(axis=1)]
+    samples = samples[samples[LIMITS].isna().all(axis=1)]
     keys = [*CELL, "benchmark"]
     summary = summarize(samples.assign(right=samples["correct"]))
     right = by_question(samples, "correct")

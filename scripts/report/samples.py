@@ -3,6 +3,7 @@
 All other tables are made from it. Prompts and outputs stay in results/generate/, in rows with the same keys.
 """
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scripts.questions._chosen import chosen, count_of
 from scripts.run import record
 from scripts.run.errors import UserError
 from scripts.run.stage import Output, Parameter, Settings, stage
-from scripts.table import SAMPLE_COLUMNS, column, write_table
+from scripts.table import SAMPLE_COLUMNS, column, read_said, write_table
 
 SCHEMA = pa.schema(
     [
@@ -49,7 +50,8 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
     the name, and what the config says of it) and `verdict`.
 
     Raises:
-        UserError: a cell lacks questions or seeds, has some twice, or has others than the study's; names the cell.
+        UserError: a cell lacks questions or seeds, has some twice, or has others than the study's, or was judged by
+            another version of the rule than another cell of its benchmark; names the cell.
     """
     asked = {name: questions / f"{name}.parquet" for suite in settings["suites"] for name in suite["benchmarks"]}
     paths = [
@@ -60,8 +62,14 @@ def collect(scores: Path, questions: Path, study: str, settings: dict) -> pa.Tab
     record.add_inputs([*asked.values(), *(path for path, *_ in paths)])
     columns = ["id", "level", "subject"]
     known = {name: pd.read_parquet(path, columns=columns).replace("", None) for name, path in asked.items()}
-    tables = []
+    tables, rules = [], {}
     for path, benchmark, suite in paths:
+        rule = json.loads(read_said(path, "made_by")).get("code")
+        if rules.setdefault(benchmark, (rule, path))[0] != rule:
+            raise UserError(
+                f"{path}: its answers were judged by other code than those of {rules[benchmark][1]} and cannot be "
+                "compared with them: delete the older file and run again"
+            )
         frame = pd.read_parquet(path)
         names, seeds = chosen(known[benchmark]["id"], count_of(suite, benchmark)), suite["seeds"]
         expected = set(product(names, seeds))

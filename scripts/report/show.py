@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
         if len(suites) > 1:
             console.print(f"suite {suite}")
         console.print(table_of(rows))
-    console.print(note(tables[0]))
+    console.print(note(*tables))
     console.print(f"Page: {folder}/index.html")
     console.print(f"Tables, for pandas, DuckDB, polars: {folder}/*.parquet (what is in them: scripts/report/README.md)")
 

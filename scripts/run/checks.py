@@ -83,6 +83,8 @@ def check_studies(config: "Config", source: str) -> None:
             for benchmark in config.suites[suite]["benchmarks"]:
                 known(benchmark, files("score"), f"{where}.suites: suite {suite!r}", "scored benchmark")
                 code_files(f"scripts.score.{benchmark}")
+        if entry["margins"]["lossless"] > entry["margins"]["risky"]:
+            raise UserError(f"{where}.margins: lossless is more than risky: a cell could be both; lower it")
         if entry["speed"] and not config.speed:
             raise UserError(f"{where}.speed: {source} does not say what is timed: add `speed` beside `studies`")
         if entry["magnitudes"]:

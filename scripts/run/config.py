@@ -20,6 +20,7 @@ OF_STUDY = {
     "speed": False,
     "price_per_gpu_hour": None,
     "magnitudes": "",
+    "margins": {"lossless": 1, "risky": 3},
 }  # where a study does not say
 ALL_PUBLISHED = "published/*"
 

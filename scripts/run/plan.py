@@ -1,7 +1,8 @@
 """What a study costs, roughly: python -m scripts.run.plan config/paper.yaml
 
 The jobs that are left, as `snakemake -n` counts them; then GPU hours and disk of all artifacts, whatever of them is
-there already, beside the disk that is free. Estimates of time and size are those of scripts/run/resources.py.
+there already, beside the disk that is free. Estimates of time and size are those of scripts/run/resources.py. And what
+the study will be able to see, by scripts/run/foresight.py.
 """
 
 import os
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from scripts.run.config import Config, load
 from scripts.run.errors import UserError
+from scripts.run.foresight import sights
 from scripts.run.resources import generate_gpu_minutes, quantize_gpu_minutes, weight_gb
 
 SAMPLES_GB = 0.1 / (5 * 3 * 32768)  # of a benchmark, a seed and a token of the limit, compressed, in store and artifact
@@ -56,9 +58,23 @@ def estimate(config: Config) -> dict[str, tuple[int, float, float]]:
     }
 
 
+def seen(config: Config) -> Table:
+    """The smallest drops that a study would tell from zero, from model to model."""
+    title = "Smallest drop in points that four of five such studies would tell from zero"
+    table = Table("study", "suite", "benchmark", title=title, title_justify="left")
+    for name in ("questions × seeds", "drop"):
+        table.add_column(name, justify="right")
+    table.add_column("worked out from")
+    for row in sights(config):
+        low, high = f"{min(row.drops):.1f}", f"{max(row.drops):.1f}"
+        drop = low if low == high else f"{low} to {high}"
+        table.add_row(row.study, row.suite, row.benchmark, f"{row.questions:,} × {row.seeds}", drop, row.by)
+    return table
+
+
 def main(configfile: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     try:
-        stages = estimate(load(yaml.safe_load(configfile.read_text(encoding="utf-8")), [str(configfile)]))
+        config = load(yaml.safe_load(configfile.read_text(encoding="utf-8")), [str(configfile)])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -70,14 +86,16 @@ def main(configfile: Annotated[Path, typer.Argument(exists=True, dir_okay=False)
         raise typer.Exit(1)
     jobs = re.search(r"^job +count\n(.+?)^total.+?$", done.stdout + done.stderr, re.DOTALL | re.MULTILINE)
     print(jobs[0] if jobs else "no jobs are left", end="\n\n")
-    table = Table("stage")
+    stages, table = estimate(config), Table("stage")
     for name in ("artifacts", "GPU hours", "GB"):
         table.add_column(name, justify="right")
     for stage, (count, hours, size) in stages.items():
         table.add_row(stage, f"{count:,}", f"{hours:,.0f}" if hours else "", f"{size:,.1f}")
     hours, size = (sum(row[column] for row in stages.values()) for column in (1, 2))
     table.add_row("all", "", f"{hours:,.0f}", f"{size:,.1f}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(seen(config))
     free = shutil.disk_usage(".").free / 1e9
     print(f"{free:,.1f} GB are free here")
     if size > free:

@@ -145,6 +145,8 @@ def read_models(texts: dict[Path, str] | None = None) -> dict[str, dict]:
             date.fromisoformat(document.get("date") or "2026-01-31")
         except ValueError:
             raise UserError(f"{path}: date: {document['date']} is no day") from None
+        for benchmark in document.get("expected", {}):
+            known(benchmark, files("questions"), f"{path}: expected", "benchmark")
         facts = document.pop("facts")
         _check_origin(document, facts["revision"], path)
         published = {name: published_at(at, name, path) for name, at in document.pop("published", {}).items()}
