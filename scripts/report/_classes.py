@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+STATUSES = ("off", "verified", "unverified")  # of a baseline beside what was published of it
 MARGINS = {"lossless": 1, "risky": 3}  # points that a lossless cell may lose, and that a risky one loses more than
 
 

@@ -94,6 +94,13 @@ def accuracy_replicates(
     return sides[0], sides[1]
 
 
+def sampling_error(right: np.ndarray) -> float:
+    """Standard error in points of the accuracy over `(questions, seeds)` verdicts, the questions taken as given."""
+    questions, seeds = right.shape
+    variance = right.var(axis=1, ddof=1) if seeds > 1 else np.full(questions, right.mean() * (1 - right.mean()))
+    return float(100 * np.sqrt(variance.sum() / seeds) / questions)
+
+
 def recovery(accuracies: np.ndarray, baselines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Accuracy in percent of the baseline's, `(cells,)`, and the ends of its interval; NaN where that may be 0.
 

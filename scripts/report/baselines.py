@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from scripts.report._classes import STATUSES
 from scripts.report._pairs import compare, judged
+from scripts.report._statistics import sampling_error
 from scripts.report._tables import (
     AVERAGE,
     BASELINE,
@@ -27,12 +29,10 @@ from scripts.report._tables import (
     verdict_of,
     write_frame,
 )
-from scripts.report.paper import sampling_error
 from scripts.run.stage import Input, Output, Settings, stage
 from scripts.table import SUITE_COLUMN, column
 
 WITHIN = 1.96  # standard errors
-STATUSES = ("off", "verified", "unverified")
 OF_EXPECTED = ("expected", "source", "difference", "low", "high")
 SCHEMA = pa.schema(
     [
@@ -69,10 +69,11 @@ def error_of(right: np.ndarray, samples: int, questions: int) -> float:
         questions: that the benchmark has, all of which the published score is of.
     """
     asked, seeds = right.shape
-    drawn = np.hypot(sampling_error(right), 100 / right.size)
+    sampled = sampling_error(right)
+    drawn = np.hypot(sampled, 100 / right.size)
     theirs = drawn * np.sqrt(seeds / samples * asked / questions)
-    left_out = 100 * np.sqrt(right.mean(axis=1).var(ddof=1) / asked * (1 - asked / questions)) if asked > 1 else 0.0
-    return float(np.sqrt(drawn**2 + theirs**2 + left_out**2))
+    between = max(0.0, 1e4 * right.mean(axis=1).var(ddof=1) - asked * sampled**2) if asked > 1 else 0.0
+    return float(np.sqrt(drawn**2 + theirs**2 + between / asked * (1 - asked / questions)))
 
 
 def beside_published(samples: pd.DataFrame, expected: dict[str, dict[str, dict]]) -> pd.DataFrame:

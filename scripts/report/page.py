@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from scripts.report import _charts as charts
-from scripts.report._classes import margins_of, meanings
+from scripts.report._classes import STATUSES, margins_of, meanings
 from scripts.report._headline import headline, interval, signed
 from scripts.report._tables import AVERAGE, BASELINE, CELL, CHECKPOINT, VERDICTS
 from scripts.run import machine
@@ -62,14 +62,13 @@ def chart_specs(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str
 
 def found_again(baselines: pd.DataFrame) -> dict[str, list[str]]:
     """Which models' baselines score what was published, which do not, and of which nothing was."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {status: [] for status in STATUSES}
     for row in baselines[baselines["benchmark"] != AVERAGE].to_dict("records"):
         if row["status"] != "unverified":
             off = f"{row['model']} on {row['benchmark']}, {signed(row['difference'])} {interval(row)}"
-            found.setdefault(row["status"], []).append(off)
-    stated = baselines[baselines["status"] != "unverified"]["model"]
-    without = [model for model in dict.fromkeys(baselines["model"]) if model not in set(stated)]
-    return found | ({"unverified": without} if without else {})
+            found[row["status"]].append(off)
+    stated = set(baselines[baselines["status"] != "unverified"]["model"])
+    return found | {"unverified": [model for model in dict.fromkeys(baselines["model"]) if model not in stated]}
 
 
 def doubts(drops: pd.DataFrame, baselines: pd.DataFrame) -> dict[str, Any]:

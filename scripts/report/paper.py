@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from scripts.report._statistics import sampling_error
 from scripts.report._tables import (
     AVERAGE,
     BENCHMARK_OR_AVERAGE,
@@ -42,13 +43,6 @@ SCHEMA = pa.schema(
     ]
 )
 SEEDS = 3  # of the paper
-
-
-def sampling_error(right: np.ndarray) -> float:
-    """Standard error in points of the accuracy over `(questions, seeds)` verdicts, the questions taken as given."""
-    questions, seeds = right.shape
-    variance = right.var(axis=1, ddof=1) if seeds > 1 else np.full(questions, right.mean() * (1 - right.mean()))
-    return float(100 * np.sqrt(variance.sum() / seeds) / questions)
 
 
 def compare(samples: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
