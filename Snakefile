@@ -23,6 +23,7 @@ include: "rules/generate.smk"
 include: "rules/speed.smk"
 include: "rules/score.smk"
 include: "rules/report.smk"
+include: "rules/page.smk"
 
 
 rule all:

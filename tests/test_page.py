@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from scripts.report import FIGURES
 from scripts.report._charts import front
+from scripts.report._classes import outlook
 from scripts.report._html import ELEMENTS
 from tests.browser import PHONE, chromium, opened, see_all
 from tests.conftest import TINY_STUDY, Copy
@@ -153,6 +154,10 @@ def test_the_headline_is_the_tables(browser: Browser, page: Path):
     average = drops[drops["benchmark"] == "avg"].set_index(["model", "quantizer", "scheme"])
     with opened(browser, page) as view:
         rows = [text for text in view.locator("#accuracy tbody tr").all_inner_texts() if "\t" in text]
+        floors = [row for row in rows if row.startswith("noise floor")]
+        assert all(re.search(r"\[.*\].*(lossless|undetermined)$", floor) for floor in floors)
+        assert len(floors) == 2  # models
+        rows = [row for row in rows if row not in floors]
         cells = list(summary.groupby(["model", "quantizer", "scheme"], sort=False))
         assert len(rows) == len(cells) == 6
         for row, (cell, values) in zip(rows, cells, strict=True):
@@ -163,7 +168,12 @@ def test_the_headline_is_the_tables(browser: Browser, page: Path):
                 drop = average.loc[cell]
                 shown = f"{drop['drop']:+.1f} [{drop['low']:+.1f}, {drop['high']:+.1f}]".replace("-", "−")
                 assert shown.replace("+0.0", "") in row.replace("\xa0", " ").replace("+0.0", "")
-                assert row.endswith(drop["class"])
+                assert drop["class"] in row
+                assert outlook(drop.to_dict()) in row
+        said = view.locator("header.page").inner_text()
+        assert "No score to verify the baseline by: tiny-qwen-s, tiny-qwen-m." in said
+        assert "of these 4 up to 0.1 are to be expected" in said
+        assert "Of 2 baselines against themselves on other seeds 0 seem to lose" in said
 
 
 @pytest.mark.parametrize(

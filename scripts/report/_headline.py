@@ -57,11 +57,10 @@ def _lost(row: dict, otherwise: Sequence[str] = ()) -> dict[str, str]:
     """The last two fields of a row: what was lost, and its class; with a mark where cells were drawn otherwise."""
     said = f"not drawn as the baseline: {', '.join(otherwise)}"
     mark = f'<span class="otherwise" role="img" aria-label="{said}" title="{said}">≠</span> ' if otherwise else ""
-    settled = outlook(row)
-    title = f' title="{settled} would settle it"' if settled else ""
+    settled = f"<small>{outlook(row)} would settle it</small>" if outlook(row) else ""
     return {
         "drop": f'{mark}<b>{signed(row["drop"])}</b> <i class="interval">{interval(row)}</i>',
-        "class": f'<span class="chip {row["class"]}"{title}>{row["class"]}</span>',
+        "class": f'<span class="chip {row["class"]}">{row["class"]}</span>{settled}',
     }
 
 

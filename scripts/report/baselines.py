@@ -134,6 +134,7 @@ def tabulate(samples: pd.DataFrame, expected: dict[str, dict[str, dict]], margin
     order = {cell: i for i, cell in enumerate(cells)}
     place = [order[cell] for cell in zip(table["model"], table["suite"], strict=True)]
     table = counted(table.iloc[np.argsort(place, kind="stable")], samples)
+    table = table.astype({"false_alarm": "boolean"})  # null where there is one seed
     return table.assign(study=samples["study"].iloc[0])[SCHEMA.names]
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from scripts.generate.engine import SCHEMA as SAMPLES
 from scripts.questions._table import SCHEMA as QUESTIONS
+from scripts.report.efficiency import CONDITIONS
 from scripts.score._table import SCHEMA as SCORES
 from scripts.table import write_table
 from tests.bench import size
@@ -68,6 +69,7 @@ def write_cell(results: Path, cell: tuple[str, str], draw: random.Random) -> int
     folder = results / "generate" / model / quantizer / scheme
     write_table(folder / "paper.parquet", samples, SAMPLES, think=ASKED["think"])
     facts = {"generated": 0, "output_tokens": 0, "tokens_per_second": None}
+    facts["conditions"] = dict.fromkeys(CONDITIONS, "invented")
     record = {"outputs": {}, "facts": facts, "gpus": [], "cpu": {"model": "none", "cores": 0},
               "wall_seconds": 0, "host": "nowhere", "packages": {}, "start": ""}  # fmt: skip
     (folder / "paper.record.json").write_text(json.dumps(record))
