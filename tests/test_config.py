@@ -24,6 +24,27 @@ BAD = {
     "verdict misspelt": (
         CONFIG, "    suites:\n", "    verdict: final\n    suites:\n", ["studies.tiny.verdict", "correct_final"],
     ),
+    "margins the wrong way round": (
+        CONFIG, "    suites:\n", "    margins: {lossless: 3, risky: 1}\n    suites:\n",
+        ["studies.tiny.margins", "lossless", "risky"],
+    ),
+    "a margin is missing": (
+        CONFIG, "    suites:\n", "    margins: {lossless: 1}\n    suites:\n", ["tiny.margins", "risky"],
+    ),
+    "a margin is no number": (
+        CONFIG, "    suites:\n", "    margins: {lossless: 1, risky: .nan}\n    suites:\n", ["tiny.margins.risky", "nan"],
+    ),
+    "a margin of nothing": (
+        CONFIG, "    suites:\n", "    margins: {lossless: 0, risky: 3}\n    suites:\n", ["tiny.margins.lossless", "0"],
+    ),
+    "published score of no benchmark": (
+        TINY, "facts:", "expected:\n  adition: {accuracy: 9, source: x}\nfacts:",
+        [TINY, "expected", "adition", "addition"],
+    ),
+    "published score beyond all": (
+        TINY, "facts:", "expected:\n  addition: {accuracy: 101, source: x}\nfacts:",
+        ["expected.addition.accuracy", "101"],
+    ),
     "unknown key of a suite": (CONFIG, "top_p: 0.95", "topp: 0.95", ["suites.arithmetic", "topp", "top_p"]),
     "model misspelt": (CONFIG, "- tiny-qwen-s", "- tiny-qwen-z", ["studies.tiny.grid", "tiny-qwen-z", "tiny-qwen-s"]),
     "quantizer misspelt": (CONFIG, "rtn/w3", "rnt/w3", ["studies.tiny.grid", "rnt/w3", "rtn/w3"]),
