@@ -32,7 +32,7 @@ BAD = {
         CONFIG, "    suites:\n", "    margins: {lossless: 1}\n    suites:\n", ["tiny.margins", "risky"],
     ),
     "a margin is no number": (
-        CONFIG, "    suites:\n", "    margins: {lossless: 1, risky: .nan}\n    suites:\n", ["tiny.margins.risky", "nan"],
+        CONFIG, "    suites:\n", "    margins: {lossless: 1, risky: .nan}\n    suites:\n", ["margins.risky", "nan"],
     ),
     "a margin of nothing": (
         CONFIG, "    suites:\n", "    margins: {lossless: 0, risky: 3}\n    suites:\n", ["tiny.margins.lossless", "0"],
