@@ -10,6 +10,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from scripts.report import _statistics
 from scripts.report._classes import MARGINS, classify
 from scripts.report._statistics import (
+    FOUND,
     accuracy_replicates,
     detectable,
     drop_replicates,
@@ -27,7 +28,6 @@ from scripts.report._statistics import (
     variances,
 )
 from scripts.report.difficulty import bins
-from scripts.run.foresight import ERRORS
 
 STUDIES = 1000
 
@@ -244,7 +244,7 @@ def test_a_drop_is_foreseen_as_it_is_seen_afterwards():
     questions, seeds = 300, 3
     chance = rng.beta(0.6, 0.5, questions)
     of_one_seed = 1e4 * (chance * (1 - chance)).mean() / questions
-    foreseen = ERRORS * np.sqrt(2 * of_one_seed / seeds)
+    foreseen = FOUND * np.sqrt(2 * of_one_seed / seeds)
     before, after = (rng.binomial(seeds, chance[:, None], (questions, 100)) for _ in range(2))
     found = detectable(drop_replicates(after - before, np.full(questions, seeds), "x"))
     assert found.mean() == pytest.approx(foreseen, rel=0.05)

@@ -20,13 +20,18 @@ from scripts.compare.logs import KINDS, SAMPLE, Log, read_log
 from scripts.compare.page import write_page
 from scripts.report._classes import MARGINS, outlook, words
 from scripts.report._html import visible
-from scripts.report._pairs import compare, judged
+from scripts.report._pairs import judged
 from scripts.report._tables import AVERAGE, Cell, by_question
+from scripts.report.drops import SCHEMA as DROPS
 from scripts.run.errors import UserError
 from scripts.table import column, write_table
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 LETTERS = string.ascii_uppercase
+JUDGED = [  # columns that are the same of two logs and of two cells of a study
+    "drop", "low", "high", "class", "margin_lossless", "margin_risky", "recovery", "recovery_low", "recovery_high",
+    "wins", "losses", "p_noninferior", "p", "seed_share", "seeds_needed",
+]  # fmt: skip
 SCHEMA = pa.schema(
     [
         column("log", pa.string(), "path of the log"),
@@ -38,31 +43,7 @@ SCHEMA = pa.schema(
         column("seeds", pa.int64(), "answers to each question"),
         column("accuracy_baseline", pa.float64(), "accuracy of the baseline, in percent"),
         column("accuracy", pa.float64(), "accuracy of the log, in percent"),
-        column("drop", pa.float64(), "accuracy minus the baseline's, in points: a loss is negative"),
-        column("low", pa.float64(), "lower end of the drop's 95 % interval (paired bootstrap), in points"),
-        column("high", pa.float64(), "upper end of the drop's 95 % interval, in points"),
-        column(
-            "class",
-            pa.string(),
-            "where the whole interval is: lossless, fair (between the margins) or risky; else undetermined",
-        ),
-        column("margin_lossless", pa.float64(), "points that a lossless log may lose"),
-        column("margin_risky", pa.float64(), "points that a risky log loses more than"),
-        column("recovery", pa.float64(), "accuracy in percent of the baseline's; null where that may be 0"),
-        column("recovery_low", pa.float64(), "lower end of its 95 % interval (paired bootstrap)"),
-        column("recovery_high", pa.float64(), "upper end of its 95 % interval"),
-        column("wins", pa.int64(), "questions of which more samples are right than of the baseline's"),
-        column("losses", pa.int64(), "questions of which fewer samples are right than of the baseline's"),
-        column(
-            "p_noninferior", pa.float64(), "one-sided p that it loses more than margin_lossless (non-inferiority test)"
-        ),
-        column("p", pa.float64(), "exact two-sided sign test of wins against losses (one seed: McNemar's test)"),
-        column("seed_share", pa.float64(), "share of the drop's variance that is seeds; null: one seed"),
-        column(
-            "seeds_needed",
-            pa.int64(),
-            "seeds with which an interval around this drop would lie in one class; null: no number, or unknown",
-        ),
+        *(DROPS.field(name) for name in JUDGED),
     ]
 )
 
@@ -104,17 +85,13 @@ def tabulate(logs: list[Log], margins: dict[str, float] = MARGINS) -> pd.DataFra
     keys = ("model", "quantizer", "scheme", "suite")
     rows = [log.rows.assign(**dict(zip(keys, cell_of(i), strict=True))) for i, log in enumerate(logs)]
     right = by_question(pd.concat(rows), "right")
-    table = compare(right, [(cell_of(0), cell_of(i)) for i in range(1, len(logs))], margins["lossless"])
+    table = judged(right, [(cell_of(0), cell_of(i)) for i in range(1, len(logs))], margins)
     asked = logs[0].rows.drop_duplicates(["benchmark", "id"]).groupby("benchmark").size()
     names = {"first": "accuracy_baseline", "second": "accuracy", "difference": "drop"}
-    table = (
-        judged(table, margins)
-        .rename(columns=names)
-        .assign(
-            log=[logs[1 + pair].name for pair in table["pair"]],
-            baseline=logs[0].name,
-            questions=[int(asked.get(name, asked.sum())) for name in table["benchmark"]],
-        )
+    table = table.rename(columns=names).assign(
+        log=[logs[1 + pair].name for pair in table["pair"]],
+        baseline=logs[0].name,
+        questions=[int(asked.get(name, asked.sum())) for name in table["benchmark"]],
     )
     return (table if len(asked) > 1 else table[table["benchmark"] != AVERAGE])[SCHEMA.names]
 

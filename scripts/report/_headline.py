@@ -26,9 +26,8 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame, baselines: pd.DataFrame
     """
     benchmarks = [name for name in dict.fromkeys(summary["benchmark"]) if name != AVERAGE]
     compared = {tuple(row[key] for key in (*CELL, "benchmark")): row for row in drops.to_dict("records")}
-    floors = baselines[(baselines["benchmark"] == AVERAGE) & baselines["noise"].notna()]
     named = {"noise": "drop", "noise_low": "low", "noise_high": "high", "noise_class": "class"}
-    floors = floors[["model", *named]].rename(columns=named).assign(seed_share=np.nan)
+    floors = floors_of(baselines)[["model", *named]].rename(columns=named).assign(seed_share=np.nan)
     noise = {row["model"]: row for row in floors.to_dict("records")}
     otherwise = {tuple(row[key] for key in CELL): list(row["differs"]) for row in efficiency.to_dict("records")}
     rows = []
@@ -53,11 +52,16 @@ def headline(summary: pd.DataFrame, drops: pd.DataFrame, baselines: pd.DataFrame
     return table[table.index("<table") : table.index("</table>") + len("</table>")]  # its styles are the page's own
 
 
+def floors_of(baselines: pd.DataFrame) -> pd.DataFrame:
+    """The averages of baselines that have been compared with themselves."""
+    return baselines[(baselines["benchmark"] == AVERAGE) & baselines["noise"].notna()]
+
+
 def _lost(row: dict, otherwise: Sequence[str] = ()) -> dict[str, str]:
     """The last two fields of a row: what was lost, and its class; with a mark where cells were drawn otherwise."""
     said = f"not drawn as the baseline: {', '.join(otherwise)}"
     mark = f'<span class="otherwise" role="img" aria-label="{said}" title="{said}">≠</span> ' if otherwise else ""
-    settled = f"<small>{outlook(row)} would settle it</small>" if outlook(row) else ""
+    settled = f"<small>{needed} would settle it</small>" if (needed := outlook(row)) else ""
     return {
         "drop": f'{mark}<b>{signed(row["drop"])}</b> <i class="interval">{interval(row)}</i>',
         "class": f'<span class="chip {row["class"]}">{row["class"]}</span>{settled}',

@@ -72,8 +72,11 @@ def compare(
     return table.assign(last=last).sort_values(["pair", "last"], kind="stable", ignore_index=True)[COLUMNS]
 
 
-def judged(table: pd.DataFrame, margins: dict[str, float]) -> pd.DataFrame:
-    """Rows of `compare` with their classes, single and joint, the margins of these, and the seeds that would decide."""
+def judged(
+    right: dict[tuple[str, str, str, str, str], np.ndarray], pairs: list[tuple[Cell, Cell]], margins: dict[str, float]
+) -> pd.DataFrame:
+    """`compare`, with classes, single and joint, the margins of these, and the seeds that would decide."""
+    table = compare(right, pairs, margins["lossless"])
     found = {
         name: [classify(*pair, margins) for pair in table[ends].itertuples(index=False)]
         for name, ends in {"class": ["low", "high"], "class_joint": ["low_joint", "high_joint"]}.items()

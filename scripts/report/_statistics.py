@@ -17,6 +17,7 @@ from scripts.score._canonical import canonical
 RESAMPLES = 10_000
 LEVEL = 0.95
 POWER = 0.8
+FOUND = ndtri(0.5 + LEVEL / 2) + ndtri(POWER)  # standard errors of a drop that is told from zero so often
 
 
 def resamples(weights: np.ndarray, draws: int, name: str) -> np.ndarray:
@@ -203,7 +204,7 @@ def seeds_needed(
 
 def detectable(replicates: np.ndarray) -> np.ndarray:
     """Smallest true drop, in points, that would be told from zero (two-sided, 5 %) in 80 % of such studies."""
-    return (ndtri(0.5 + LEVEL / 2) + ndtri(POWER)) * replicates.std(axis=0, ddof=1)
+    return FOUND * replicates.std(axis=0, ddof=1)
 
 
 def pass_at_k(samples: int, right: np.ndarray, k: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._classes import STATUSES
-from scripts.report._pairs import compare, judged
+from scripts.report._pairs import judged
 from scripts.report._statistics import sampling_error
 from scripts.report._tables import (
     AVERAGE,
@@ -110,7 +110,7 @@ def against_itself(samples: pd.DataFrame, margins: dict[str, float]) -> pd.DataF
             first, second = (model, "first", "", suite), (model, "second", "", suite)
             right |= {(*first, benchmark): verdicts[:, :half], (*second, benchmark): verdicts[:, -half:]}
             pairs[first, second] = None
-    table = judged(compare(right, list(pairs)), margins)
+    table = judged(right, list(pairs), margins)
     cells = [list(pairs)[pair][0] for pair in table["pair"]]
     found = {"model": [cell[0] for cell in cells], "suite": [cell[3] for cell in cells]}
     found |= {"benchmark": table["benchmark"], "noise": table["difference"]}

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scripts.report._classes import MARGINS
-from scripts.report._pairs import compare, judged
+from scripts.report._pairs import judged
 from scripts.report._statistics import holm
 from scripts.report._tables import (
     AVERAGE,
@@ -55,8 +55,8 @@ SCHEMA = pa.schema(
             pa.string(),
             "where the whole interval is: lossless, fair (between the margins) or risky; else undetermined",
         ),
-        column("margin_lossless", pa.float64(), "points that a lossless cell may lose, as the study states"),
-        column("margin_risky", pa.float64(), "points that a risky cell loses more than, as the study states"),
+        column("margin_lossless", pa.float64(), "points that what is lossless may lose, as was stated"),
+        column("margin_risky", pa.float64(), "points that what is risky loses more than, as was stated"),
         column("low_joint", pa.float64(), "lower end of an interval that holds with those of all comparisons at once"),
         column("high_joint", pa.float64(), "upper end of the same (max-t bootstrap, 95 %)"),
         column("class_joint", pa.string(), "class by these: all such classes of a study are right at once in 95 %"),
@@ -85,7 +85,7 @@ def tabulate(samples: pd.DataFrame, margins: dict[str, float] = MARGINS) -> pd.D
     """One row per cell but the baseline's and benchmark, `avg` last in each cell, from one row per sample."""
     right = by_question(samples, "right")
     cells = [cell for cell in dict.fromkeys(key[:4] for key in right) if not is_baseline(cell)]
-    pairs = judged(compare(right, [(baseline_of(cell), cell) for cell in cells], margins["lossless"]), margins)
+    pairs = judged(right, [(baseline_of(cell), cell) for cell in cells], margins)
     family = pairs.groupby(pairs["benchmark"] == AVERAGE)["p"]
     pairs = pairs.assign(p_adjusted=family.transform(holm), comparisons=family.transform("size"))
     keys = pd.DataFrame([cells[pair] for pair in pairs["pair"]], columns=CELL, index=pairs.index)

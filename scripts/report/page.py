@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from scripts.report import _charts as charts
 from scripts.report._classes import STATUSES, margins_of, meanings
-from scripts.report._headline import headline, interval, signed
+from scripts.report._headline import floors_of, headline, interval, signed
 from scripts.report._tables import AVERAGE, BASELINE, CELL, CHECKPOINT, VERDICTS
 from scripts.run import machine
 from scripts.run.files import write_atomically
@@ -74,7 +74,7 @@ def found_again(baselines: pd.DataFrame) -> dict[str, list[str]]:
 def doubts(drops: pd.DataFrame, baselines: pd.DataFrame) -> dict[str, Any]:
     """How many classes may be wrong, how many hold jointly, and how many baselines seem to lose against themselves."""
     average = drops[drops["benchmark"] == AVERAGE]
-    floors = baselines[(baselines["benchmark"] == AVERAGE) & baselines["noise"].notna()]
+    floors = floors_of(baselines)
     return {
         "classes": len(average),
         "expected": f"{0.025 * len(average):.1f}",

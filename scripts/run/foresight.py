@@ -12,16 +12,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, mean
+from statistics import mean
 
 import pyarrow.parquet as pq
 
 from scripts.questions._chosen import count_of
+from scripts.report._statistics import FOUND
+from scripts.report._tables import AVERAGE
 from scripts.run.config import Config
 
 PAPER = Path("resources/paper/tables.csv")
-ERRORS = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # of a drop that is found so often
-AVERAGE = "avg"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def sights(config: Config) -> Iterator[Sight]:
                     continue
                 asked, seeds = min(count_of(suite, benchmark) or of, of), len(suite["seeds"])
                 known = [chances.of(model, benchmark, of) for model in models]
-                drops = [ERRORS * math.sqrt(2 * variance * of / asked / seeds) for variance, _ in known]
+                drops = [FOUND * math.sqrt(2 * variance * of / asked / seeds) for variance, _ in known]
                 by = ", ".join(dict.fromkeys(source for _, source in known))
                 found.append(Sight(study, name, benchmark, asked, seeds, drops, by))
             yield from found
